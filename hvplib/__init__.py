@@ -1,0 +1,1 @@
+"""Hessian-vector products and matrix-free linear algebra for PyTorch and SciPy."""

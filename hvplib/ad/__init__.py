@@ -1,0 +1,1 @@
+"""Derivatives of functions of pytrees: products with the Hessian, and what proves them right."""
