@@ -1,8 +1,8 @@
-"""The exception that is raised where no way of differentiating gives a right answer."""
+"""The exceptions of the library."""
 
 from __future__ import annotations
 
-__all__ = ["DerivativeError"]
+__all__ = ["DerivativeError", "OutputError"]
 
 
 class DerivativeError(RuntimeError):
@@ -18,3 +18,11 @@ class DerivativeError(RuntimeError):
     def __init__(self, message: str, *, op: str | None = None) -> None:
         super().__init__(message)
         self.op = op
+
+
+class OutputError(TypeError, RuntimeError):
+    """The function to differentiate returned something that is not what it must return.
+
+    It is a TypeError by nature and a RuntimeError because `torch.func` raises that, so that code written for
+    either keeps working.
+    """

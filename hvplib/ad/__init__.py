@@ -1,1 +1,19 @@
 """Derivatives of functions of pytrees: products with the Hessian, and what proves them right."""
+
+from hvplib.ad.check import CheckReport, check_hvp
+from hvplib.ad.hvp import hvp
+from hvplib.ad.inputs import STRATEGIES
+from hvplib.ad.local_model import LocalModel, local_model
+from hvplib.ad.report import Attempt, Check, Report
+
+__all__ = [
+    "STRATEGIES",
+    "Attempt",
+    "Check",
+    "CheckReport",
+    "LocalModel",
+    "Report",
+    "check_hvp",
+    "hvp",
+    "local_model",
+]

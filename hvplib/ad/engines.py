@@ -1,0 +1,187 @@
+"""The ways of multiplying at a fixed point: a kept graph, or the derivative afresh for each vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hvplib.ad.graph import graph_bytes
+from hvplib.ad.guard import derivative
+from hvplib.ad.hvp import product as product_by
+from hvplib.ad.objective import Objective
+from hvplib.ad.report import Attempt, Check, Report
+from hvplib.ad.select import (
+    REVERSE,
+    is_missing_derivative,
+    raise_if_func_itself_fails,
+    refusal,
+    select,
+)
+from hvplib.ad.strategies import differentiate, fresh, gradient
+from hvplib.ad.verify import agreement
+from hvplib.errors import DerivativeError
+
+__all__ = ["Engine", "GraphEngine", "RecomputeEngine"]
+
+
+class Engine(Protocol):
+    """Value and gradient at a point, and products with the Hessian there."""
+
+    value: Tensor
+    gradient: Sequence[Tensor]
+    attempts: list[Attempt]
+    checks: list[Check]
+
+    def product(self, tangents: Sequence[Tensor]) -> Sequence[Tensor]:
+        """H v, one tensor per primal."""
+        ...
+
+    def block(self, tangents: Sequence[Tensor], width: int) -> Sequence[Tensor]:
+        """H applied to `width` vectors, along a leading dimension."""
+        ...
+
+    def nbytes(self) -> int:
+        """Bytes kept beyond the primals."""
+        ...
+
+    def report(self, objective: Objective) -> Report:
+        """The way taken and what speaks for it."""
+        ...
+
+
+class GraphEngine:
+    """The graph of the gradient, kept: a product is one backward pass through it."""
+
+    def __init__(self, leaves: list[Tensor], value: Tensor, gradients: Sequence[Tensor]) -> None:
+        self.value = value.detach()
+        self.gradient = [g.detach() for g in gradients]
+        self.attempts: list[Attempt] = []
+        self.checks: list[Check] = []
+        self._leaves = leaves
+        self._live = [index for index, g in enumerate(gradients) if g.requires_grad]
+        self._outputs = [gradients[index] for index in self._live]
+        self._batched: bool | None = None  # None: not tried yet
+
+    @classmethod
+    def build(cls, objective: Objective, primals: Sequence[Tensor]) -> GraphEngine | DerivativeError:
+        """The engine at these primals, or the reason why there is none."""
+        leaves = [fresh(x) for x in primals]
+        try:
+            value, gradients, _ = differentiate(objective, leaves)
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            if not is_missing_derivative(error):
+                raise
+            raise_if_func_itself_fails(objective, primals)
+            return refusal([Attempt(REVERSE, str(error).splitlines()[0])], error)
+        if gradients is None or not any(g.requires_grad for g in gradients):
+            return DerivativeError("the gradient carries no graph: func looks linear to reverse mode")
+        return cls(leaves, value, gradients)
+
+    def product(self, tangents: Sequence[Tensor]) -> Sequence[Tensor]:
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False):
+                return self.product([v.clone() for v in tangents])
+        return self._backward([tangents[index] for index in self._live], batched=False)
+
+    def block(self, tangents: Sequence[Tensor], width: int) -> Sequence[Tensor]:
+        if width > 1 and self._batched is not False:
+            with derivative():
+                batched = self._try_batched(tangents)
+            if batched is not None:
+                return batched
+        columns = [self.product([v[j] for v in tangents]) for j in range(width)]
+        return [torch.stack(parts) for parts in zip(*columns, strict=True)]
+
+    def _try_batched(self, tangents: Sequence[Tensor]) -> Sequence[Tensor] | None:
+        """One batched backward pass; None where an operation has no batching rule, or a wrong one."""
+        # Without a batching rule vmap would loop over single operations, slower than the loop over products.
+        allowed = torch._C._functorch._is_vmap_fallback_enabled()
+        torch._C._functorch._set_vmap_fallback_enabled(False)
+        try:
+            result = self._backward([tangents[index] for index in self._live], batched=True)
+        except RuntimeError as error:
+            if not is_missing_derivative(error):
+                raise
+            self._batched = False
+            self.attempts.append(Attempt("batched products", str(error).splitlines()[0]))
+            return None
+        finally:
+            torch._C._functorch._set_vmap_fallback_enabled(allowed)
+        if self._batched is None:
+            single = self.product([v[0] for v in tangents])
+            check = agreement([r[0] for r in result], single, "batched against single")
+            self.checks.append(check)
+            self._batched = bool(check.passed)
+        return result if self._batched else None
+
+    def _backward(self, tangents: Sequence[Tensor], *, batched: bool) -> Sequence[Tensor]:
+        products = torch.autograd.grad(
+            self._outputs,
+            self._leaves,
+            tangents,
+            retain_graph=True,
+            allow_unused=True,
+            is_grads_batched=batched,
+        )
+        lead = tangents[0].shape[:1] if batched else ()
+        return [
+            x.new_zeros((*lead, *x.shape)) if p is None else p for p, x in zip(products, self._leaves, strict=True)
+        ]
+
+    def nbytes(self) -> int:
+        return graph_bytes(self._outputs, self._leaves)
+
+    def report(self, objective: Objective) -> Report:
+        return _report(REVERSE + " (graph kept)", self.attempts, self.checks, objective)
+
+
+class RecomputeEngine:
+    """The derivative afresh for each vector, where no graph can be kept or another way was asked for."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        leaves: Sequence[Tensor],
+        strategy: str,
+        given_up: Exception | None = None,
+    ) -> None:
+        self._objective = objective
+        self._leaves = [x.detach() for x in leaves]
+        self._strategy = strategy
+        self.value, self.gradient = gradient(lambda xs: objective(xs, "plain"), self._leaves)
+        self.attempts: list[Attempt] = []
+        self.checks: list[Check] = []
+        self._used = strategy
+        if given_up is not None:
+            self.attempts.append(Attempt(REVERSE + " (graph kept)", str(given_up).splitlines()[0]))
+
+    def product(self, tangents: Sequence[Tensor]) -> Sequence[Tensor]:
+        with derivative(), torch.no_grad():
+            try:
+                if self._strategy != "auto":
+                    return product_by(self._objective, self._leaves, tangents, self._strategy).product
+                selection = select(self._objective, self._leaves, tangents)
+            finally:
+                self._objective.reset()
+        self._used = selection.strategy
+        if not self.checks:
+            self.checks.extend(selection.checks)
+            self.attempts.extend(selection.attempts)
+        return selection.outcome.detached().product
+
+    def block(self, tangents: Sequence[Tensor], width: int) -> Sequence[Tensor]:
+        columns = [self.product([v[j] for v in tangents]) for j in range(width)]
+        return [torch.stack(parts) for parts in zip(*columns, strict=True)]
+
+    def nbytes(self) -> int:
+        return 0
+
+    def report(self, objective: Objective) -> Report:
+        return _report(self._used + " (afresh for each vector)", self.attempts, self.checks, objective)
+
+
+def _report(strategy: str, attempts: list[Attempt], checks: list[Check], objective: Objective) -> Report:
+    return Report(strategy, tuple(attempts), tuple(sorted(objective.used)), tuple(checks))

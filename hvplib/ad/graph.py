@@ -1,0 +1,85 @@
+"""What the graph behind a value tells about the function that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+
+__all__ = ["GraphFacts", "graph_facts"]
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """Attributes:
+    custom: Names of the `torch.autograd.Function`s in the graph: torch cannot vouch for their derivatives.
+    captured: Whether a tensor other than the primals requires grad, so that the product has derivatives too.
+    """
+
+    custom: tuple[str, ...] = ()
+    captured: bool = False
+
+
+def graph_facts(value: Tensor, leaves: Sequence[Tensor]) -> GraphFacts:
+    """Walk the graph of `value` down to `leaves`; about a microsecond a node."""
+    own = {id(leaf) for leaf in leaves}
+    # A leaf that is itself the result of something (the user's graph continues behind it) ends the walk.
+    ends = {leaf.grad_fn for leaf in leaves if leaf.grad_fn is not None}
+    custom: list[str] = []
+    captured = False
+    seen: set[Any] = set()
+    stack: list[Any] = [value.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen or node in ends:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            captured = captured or id(variable) not in own
+        elif isinstance(node, BackwardCFunction):
+            custom.append(type(node).__name__.removesuffix("Backward"))
+        stack.extend(parent for parent, _ in node.next_functions)
+    return GraphFacts(tuple(dict.fromkeys(custom)), captured)
+
+
+def graph_bytes(outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> int:
+    """Bytes of the distinct storages that the graph behind `outputs` keeps for its backward pass.
+
+    The storages of `leaves` do not count: they are there anyway.
+    """
+    counted = {leaf.untyped_storage().data_ptr() for leaf in leaves}
+    total = 0
+    for node in _nodes(outputs):
+        for tensor in _saved(node):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in counted:
+                counted.add(storage.data_ptr())
+                total += storage.nbytes()
+    return total
+
+
+def _nodes(outputs: Sequence[Tensor]) -> Iterator[Any]:
+    seen: set[Any] = set()
+    stack: list[Any] = [output.grad_fn for output in outputs]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        stack.extend(parent for parent, _ in node.next_functions)
+
+
+def _saved(node: Any) -> Iterator[Tensor]:
+    if isinstance(node, BackwardCFunction):
+        yield from (tensor for tensor in node.saved_tensors if tensor is not None)
+        return
+    for name in dir(type(node)):
+        if name.startswith("_saved_"):
+            value = getattr(node, name, None)
+            items = value if isinstance(value, tuple) else (value,)
+            yield from (item for item in items if isinstance(item, Tensor))

@@ -1,0 +1,43 @@
+"""The state of the random number generators, kept so that a function can be called again with the same noise."""
+
+from __future__ import annotations
+
+import random
+import sys
+from typing import Any
+
+import torch
+
+__all__ = ["RandomState"]
+
+
+class RandomState:
+    """What the global generators (torch on CPU and CUDA, NumPy, Python) held when this was made.
+
+    Generators that a function passes by name (`generator=g`) are added with `keep` as they are met.
+    """
+
+    def __init__(self) -> None:
+        self._torch = torch.default_generator.get_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        self._python = random.getstate()
+        # torch imports NumPy where it is installed, and a function may well draw from it
+        self._numpy_random: Any = getattr(sys.modules.get("numpy"), "random", None)
+        self._numpy = self._numpy_random.get_state() if self._numpy_random is not None else None
+        self._named: dict[torch.Generator, torch.Tensor] = {}
+
+    def keep(self, generator: torch.Generator) -> None:
+        """Remember this generator's present state, unless it is remembered already."""
+        if generator not in self._named:
+            self._named[generator] = generator.get_state()
+
+    def restore(self) -> None:
+        """Put every generator back."""
+        torch.default_generator.set_state(self._torch)
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)
+        random.setstate(self._python)
+        if self._numpy is not None:
+            self._numpy_random.set_state(self._numpy)
+        for generator, state in self._named.items():
+            generator.set_state(state)

@@ -1,0 +1,199 @@
+"""A function mode that runs while `func` runs and keeps its second derivatives right in torch 2.13.
+
+It replaces operations that lack a second derivative (or have a wrong one) by equal compositions that have it,
+enters contexts (math attention, no cuDNN or MKL-DNN recurrences) only around the calls that need them, keeps
+what autograd calls constant constant for forward mode too, and undoes writes to tensors that outlive the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, _VF
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from hvplib.ad.decompositions import REPLACEMENTS, WRONG_BY_FORWARD, WRONG_BY_REVERSE
+from hvplib.ad.singular import SINGULAR, is_singular
+from hvplib.errors import DerivativeError
+
+if TYPE_CHECKING:
+    from hvplib.ad.objective import Objective
+
+__all__ = ["Remedies", "Way"]
+
+Way = Literal["forward", "reverse", "plain"]
+Function = Callable[..., Any]
+Handler = Callable[["Remedies", Function, tuple[Any, ...], dict[str, Any]], Any]
+
+
+class Remedies(TorchFunctionMode):
+    """Active around one evaluation of the function of an `Objective`.
+
+    Args:
+        objective: Told of what is seen: remedies used, writes, stop-gradients, singular points.
+        way: "forward" or "reverse", the outer derivative that is taken; "plain" for a first derivative only.
+    """
+
+    def __init__(self, objective: Objective, way: Way) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.objective = objective
+        self.way = way
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if kwargs:
+            self._keep_arguments(args, kwargs)
+        if self.objective.clones_inference:
+            args, kwargs = tree_map(_ordinary, (args, kwargs))
+        try:
+            handler = _handlers[func]
+        except KeyError:
+            handler = _handlers[func] = _classify(func)
+        if not torch.is_grad_enabled():
+            return self.constant(func, args, kwargs, writes=handler is _write)
+        return func(*args, **kwargs) if handler is None else handler(self, func, args, kwargs)
+
+    def constant(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], *, writes: bool) -> Any:
+        """Run `func` where its result is a constant to autograd, and make it one to forward mode too."""
+        if writes and args and isinstance(args[0], Tensor):
+            self.objective.will_write(args[0])
+        target = args[0] if writes and args else kwargs.get("out")
+        if self.way == "forward":
+            args, kwargs = tree_map(lambda value: value if value is target else _detached(value), (args, kwargs))
+        return self.objective.stop(lambda: func(*args, **kwargs), target)
+
+    def note_singular(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Tell the objective if this call was made at a point where torch's formulas break down."""
+        if func in SINGULAR and not self.objective.functional and is_singular(func, args, kwargs, result):
+            self.objective.singular = True
+
+    def _keep_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        generator = kwargs.get("generator")
+        if generator is not None:
+            self.objective.random_state.keep(generator)
+        if kwargs.get("out") is not None:
+            for tensor in tree_flatten(kwargs["out"])[0]:
+                self.objective.will_write(tensor)
+        if kwargs.get("inplace") and isinstance(args[0], Tensor):
+            self.objective.will_write(args[0])
+
+
+def _ordinary(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+# ---------------------------------------------------------------------------------------------- handlers
+
+
+def _write(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if args and isinstance(args[0], Tensor):
+        mode.objective.will_write(args[0])
+    return func(*args, **kwargs)
+
+
+def _stop(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if func == _DATA:  # `.data` does not stop forward mode, `.detach()` does
+        func = Tensor.detach
+    return mode.objective.stop(lambda: func(*args, **kwargs))
+
+
+def _math_attention(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    mode.objective.used.add("math attention")
+    with sdpa_kernel(SDPBackend.MATH):
+        return func(*args, **kwargs)
+
+
+def _native_recurrence(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    mode.objective.used.add("recurrence without cuDNN and MKL-DNN")
+    cudnn, mkldnn = torch._C._get_cudnn_enabled(), torch._C._get_mkldnn_enabled()
+    try:
+        torch._C._set_cudnn_enabled(False)
+        torch._C._set_mkldnn_enabled(False)
+        return func(*args, **kwargs)
+    finally:
+        torch._C._set_cudnn_enabled(cudnn)
+        torch._C._set_mkldnn_enabled(mkldnn)
+
+
+def _batch_statistics(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Batch and instance norm in training do not read their running statistics: leave those unwritten."""
+    names = ("input", "running_mean", "running_var", "weight", "bias")
+    flag, default = ("use_input_stats", True) if func is F.instance_norm else ("training", False)
+    bound = dict(zip((*names, flag, "momentum", "eps"), args, strict=False)) | kwargs
+    if bound.get(flag, default):
+        bound["running_mean"] = bound["running_var"] = None
+    return func(**bound)
+
+
+def _refuse_backward(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    raise DerivativeError(
+        "func calls .backward() inside, which writes into .grad and cannot be differentiated again; "
+        "use torch.autograd.grad(..., create_graph=True) inside func",
+        op="backward",
+    )
+
+
+def _singular_point(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    result = func(*args, **kwargs)
+    mode.note_singular(func, args, kwargs, result)
+    return result
+
+
+def _refuse_way(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    wrong = {"forward": WRONG_BY_FORWARD, "reverse": WRONG_BY_REVERSE, "plain": frozenset()}[mode.way]
+    if func in wrong:
+        name = getattr(func, "__name__", str(func))
+        raise DerivativeError(f"{name} has a wrong second derivative by {mode.way} mode in torch", op=name)
+    return func(*args, **kwargs)
+
+
+def _replaced(function: Function, replacement: Function) -> Handler:
+    def handler(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        mode.objective.used.add(f"{getattr(func, '__name__', func)} decomposed")
+        result = replacement(*args, **kwargs)
+        mode.note_singular(function, args, kwargs, result)
+        return result
+
+    return handler
+
+
+def _classify(func: Any) -> Handler | None:
+    """The handler of a function that the table does not name: it may write to its first argument."""
+    name = getattr(func, "__name__", "")
+    if func in SINGULAR:
+        return _singular_point
+    dunder = name.startswith("__") and name.endswith("__")
+    if name in _WRITING_DUNDERS or (name.endswith("_") and not dunder):
+        return _write
+    return None
+
+
+_WRITING_DUNDERS = frozenset(
+    "__setitem__ __iadd__ __isub__ __imul__ __itruediv__ __ifloordiv__ __imod__ __ipow__ __iand__ __ior__ "
+    "__ixor__ __ilshift__ __irshift__".split()
+)
+_DATA: Any = Tensor.data.__get__  # type: ignore[attr-defined]
+
+_handlers: dict[Any, Handler | None] = {
+    **{function: _replaced(function, replacement) for function, replacement in REPLACEMENTS.items()},
+    **dict.fromkeys(WRONG_BY_FORWARD | WRONG_BY_REVERSE, _refuse_way),
+    F.scaled_dot_product_attention: _math_attention,
+    F.multi_head_attention_forward: _math_attention,
+    **dict.fromkeys([_VF.lstm, _VF.gru, _VF.rnn_tanh, _VF.rnn_relu], _native_recurrence),
+    **dict.fromkeys([torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu], _native_recurrence),
+    F.batch_norm: _batch_statistics,
+    F.instance_norm: _batch_statistics,
+    Tensor.backward: _refuse_backward,
+    **dict.fromkeys([Tensor.detach, torch.detach, _DATA, Tensor.item, Tensor.tolist, Tensor.__float__], _stop),
+}

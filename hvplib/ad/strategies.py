@@ -1,0 +1,162 @@
+"""The ways of multiplying a vector by the Hessian, each exact up to rounding where its operations allow it.
+
+All take a flat list of primals and of tangents and give an `Outcome`. Reverse-over-forward, `grad(jvp)`, is not
+among them: through LayerNorm and BatchNorm torch 2.13 computes it wrong without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as fwAD
+from torch import Tensor
+
+from hvplib.ad.graph import GraphFacts, graph_facts
+from hvplib.ad.objective import Objective
+from hvplib.ad.remedies import Way
+
+__all__ = ["Outcome", "forward_over_reverse", "functional_forward", "functional_reverse", "gradient"]
+__all__ += ["reverse_over_reverse"]
+
+
+@dataclass
+class Outcome:
+    """Value, gradient and product at a point, and what was seen on the way.
+
+    Attributes:
+        value: 0-d tensor.
+        gradient: One tensor per primal.
+        product: One tensor per primal: the Hessian times the tangents.
+        vanishes: Whether the product is zero because nothing of the gradient was seen to depend on the primals
+            (a linear function, or one whose derivative got lost).
+        disconnected: Whether not even the value was seen to depend on the primals.
+        facts: What the graph of the value says.
+    """
+
+    value: Tensor
+    gradient: Sequence[Tensor]
+    product: Sequence[Tensor]
+    vanishes: bool = False
+    disconnected: bool = False
+    facts: GraphFacts = field(default_factory=GraphFacts)
+
+    def detached(self) -> Outcome:
+        """The same numbers without a graph."""
+        self.value = self.value.detach()
+        self.gradient = [g.detach() for g in self.gradient]
+        self.product = [h.detach() for h in self.product]
+        return self
+
+
+def forward_over_reverse(objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Outcome:
+    """jvp of vjp: the directional derivative of the reverse-mode gradient, by dual numbers.
+
+    The same derivative as `torch.func.jvp(torch.func.grad(f), ...)` without the layers of torch.func, which cost
+    as much again on a small function. The gradient is taken with `create_graph=True`: without it torch picks
+    backward kernels that have no, or a wrong, forward derivative.
+    """
+    leaves = _differentiable(primals)
+    with torch.enable_grad(), fwAD.dual_level():
+        duals: list[Tensor] = [fwAD.make_dual(x, v) for x, v in zip(leaves, tangents, strict=True)]
+        value = objective(duals, "forward")
+        if not value.requires_grad:
+            return _disconnected(value, primals)
+        facts = graph_facts(value, leaves)
+        gradients = torch.autograd.grad(value, duals, create_graph=True, allow_unused=True, materialize_grads=True)
+        unpacked = [fwAD.unpack_dual(g) for g in gradients]
+        value = fwAD.unpack_dual(value).primal
+    product = [torch.zeros_like(x) if g.tangent is None else g.tangent for g, x in zip(unpacked, leaves, strict=True)]
+    vanishes = all(g.tangent is None for g in unpacked)
+    return Outcome(value, [g.primal for g in unpacked], product, vanishes=vanishes, facts=facts)
+
+
+def reverse_over_reverse(
+    objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor], *, connected: bool = False
+) -> Outcome:
+    """Double backward: the gradient of ⟨gradient, tangents⟩. `connected` keeps the graph of the product."""
+    leaves = _differentiable(primals)
+    with torch.enable_grad():
+        value, gradients, facts = differentiate(objective, leaves)
+        if gradients is None:
+            return _disconnected(value, primals)
+        live = [(g, v) for g, v in zip(gradients, tangents, strict=True) if g.requires_grad]
+        if not live:
+            zeros = [torch.zeros_like(x) for x in leaves]
+            return Outcome(value, gradients, zeros, vanishes=True, facts=facts)
+        product = torch.autograd.grad(
+            [g for g, _ in live],
+            leaves,
+            [v for _, v in live],
+            create_graph=connected,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+    return Outcome(value, gradients, product, facts=facts)
+
+
+def differentiate(
+    objective: Objective, leaves: Sequence[Tensor]
+) -> tuple[Tensor, tuple[Tensor, ...] | None, GraphFacts]:
+    """Value and gradient at leaves that require grad, with the gradient's own graph; None if disconnected."""
+    value = objective(leaves, "reverse")
+    if not value.requires_grad:
+        return value, None, GraphFacts()
+    facts = graph_facts(value, leaves)
+    gradients = torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True, materialize_grads=True)
+    return value, gradients, facts
+
+
+def gradient(evaluate: Any, primals: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Value and plain reverse-mode gradient, without a graph. `evaluate` takes the list of leaves."""
+    leaves = [x.detach().requires_grad_() for x in primals]
+    with torch.enable_grad():
+        value = evaluate(leaves)
+        if not value.requires_grad:
+            return value.detach(), [torch.zeros_like(x) for x in primals]
+        gradients = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
+    return value.detach(), list(gradients)
+
+
+def functional_forward(objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Outcome:
+    """`torch.func.jvp` of `torch.func.grad`: slower, and composes with vmap, grad and jvp around it."""
+    gradients, product, value = torch.func.jvp(
+        _functional_gradient(objective, "forward", len(primals)), tuple(primals), tuple(tangents), has_aux=True
+    )
+    return Outcome(value, gradients, product)
+
+
+def functional_reverse(objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Outcome:
+    """`torch.func.vjp` of `torch.func.grad`: for operations without forward mode, inside other transforms."""
+    gradients, pull_back, value = torch.func.vjp(
+        _functional_gradient(objective, "reverse", len(primals)), *primals, has_aux=True
+    )
+    return Outcome(value, gradients, pull_back(tuple(tangents)))
+
+
+def _functional_gradient(objective: Objective, way: Way, count: int) -> Callable[..., Any]:
+    """(leaves) -> (gradients, value), for torch.func transforms with `has_aux=True`."""
+    return torch.func.grad_and_value(lambda *leaves: objective(leaves, way), argnums=tuple(range(count)))
+
+
+def _differentiable(primals: Sequence[Tensor]) -> list[Tensor]:
+    """The primals as tensors that require grad: the user's own where they do, so that the result connects."""
+    if torch.is_grad_enabled():
+        return [x if x.requires_grad else fresh(x) for x in primals]
+    return [fresh(x) for x in primals]
+
+
+def fresh(x: Tensor) -> Tensor:
+    """A leaf with the numbers of x that requires grad and whose elements lie apart in memory."""
+    # Elements that share memory (an expanded tensor) make forward mode fail or, worse, come out wrong.
+    plain = x.detach().clone() if x.is_inference() else x.detach()
+    if not plain.is_contiguous():
+        plain = plain.contiguous()
+    return plain.requires_grad_()
+
+
+def _disconnected(value: Tensor, primals: Sequence[Tensor]) -> Outcome:
+    zeros = [torch.zeros_like(x) for x in primals]
+    return Outcome(value, zeros, list(zeros), vanishes=True, disconnected=True)

@@ -1,0 +1,78 @@
+"""Proof of a fast way of multiplying before it is used: each check sees errors that the others miss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from hvplib.ad.differences import compare, distance, norm
+from hvplib.ad.objective import Objective
+from hvplib.ad.report import Check
+
+__all__ = ["agreement", "against_difference", "probes", "repeatability", "symmetry"]
+
+Product = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+
+# Between what rounding makes and the smallest error of a wrong formula lie orders of magnitude on both sides.
+_SYMMETRY = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
+_AGREEMENT = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 1e-1, torch.bfloat16: 2e-1}
+
+
+def probes(primals: Sequence[Tensor], count: int, *, seed: int = 0) -> list[list[Tensor]]:
+    """`count` random directions, normal and always the same: checks must not draw from the user's generator."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        [torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x.device, x.dtype) for x in primals]
+        for _ in range(count)
+    ]
+
+
+def symmetry(v: Sequence[Tensor], hv: Sequence[Tensor], w: Sequence[Tensor], hw: Sequence[Tensor]) -> Check:
+    """|⟨w, Hv⟩ − ⟨v, Hw⟩| beside ‖w‖‖Hv‖ + ‖v‖‖Hw‖: a Hessian is symmetric, a wrong product rarely."""
+    scale = norm(w) * norm(hv) + norm(v) * norm(hw)
+    defect = abs(_dot(w, hv) - _dot(v, hw))
+    error = defect / scale if scale > 0 else 0.0
+    tolerance = _SYMMETRY[_coarsest(v)]
+    return Check("symmetry", error, tolerance, error <= tolerance if math.isfinite(error) else False)
+
+
+def repeatability(first: Sequence[Tensor], again: Sequence[Tensor]) -> Check:
+    """The same product twice: scripted functions change on their second call, noise on every one."""
+    return _compared("called twice", first, again, 1e-3)
+
+
+def agreement(left: Sequence[Tensor], right: Sequence[Tensor], names: str) -> Check:
+    """Two independent ways of computing one product."""
+    return _compared(names, left, right, 1.0)
+
+
+def against_difference(
+    objective: Objective, primals: Sequence[Tensor], v: Sequence[Tensor], hv: Sequence[Tensor]
+) -> Check:
+    """A product against differences of the gradient of the function that autograd differentiates."""
+    points = [x.detach() for x in primals]
+    evaluate = objective.frozen(points)
+    try:
+        return compare(evaluate, points, [t.detach() for t in v], hv)
+    except IndexError:
+        return Check("difference of gradients", math.inf, 0.0, None, "func takes another path nearby")
+    finally:
+        objective.thaw()
+
+
+def _compared(name: str, left: Sequence[Tensor], right: Sequence[Tensor], share: float) -> Check:
+    scale = max(norm(left), norm(right))
+    error = distance(left, right) / scale if scale > 0 else 0.0
+    tolerance = share * _AGREEMENT[_coarsest(left)]
+    return Check(name, error, tolerance, bool(error <= tolerance))
+
+
+def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
+    return sum(float((a.detach().double() * b.detach().double()).sum()) for a, b in zip(left, right, strict=True))
+
+
+def _coarsest(tensors: Sequence[Tensor]) -> torch.dtype:
+    return max((x.dtype for x in tensors), key=lambda dtype: torch.finfo(dtype).eps)
