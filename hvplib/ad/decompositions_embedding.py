@@ -127,9 +127,7 @@ def embedding_bag(
             input,
         )  # the order of early versions, which torch still takes
     ragged = input.dim() == 2 and input.is_nested
-    wrong_shape = input.dim() not in (1, 2) or (
-        not ragged and (offsets is None) != (input.dim() == 2)
-    )
+    wrong_shape = input.dim() not in (1, 2) or (not ragged and (offsets is None) != (input.dim() == 2))
     wrong_weights = per_sample_weights is not None and (
         mode != "sum"
         or per_sample_weights.is_nested != input.is_nested
@@ -140,10 +138,9 @@ def embedding_bag(
             input, weight, offsets, mode=mode, per_sample_weights=per_sample_weights
         )
     if ragged:
-        offsets, input, include_last_offset = input.offsets(), input.values(), True  # type: ignore[no-untyped-call]
-        per_sample_weights = (
-            None if per_sample_weights is None else per_sample_weights.values()
-        )  # type: ignore[no-untyped-call]
+        offsets, include_last_offset = input.offsets(), True  # type: ignore[attr-defined]
+        input = input.values()
+        per_sample_weights = None if per_sample_weights is None else per_sample_weights.values()
     elif offsets is None:
         offsets = torch.arange(input.shape[0], device=input.device) * input.shape[1]
     entries = input.reshape(-1)
@@ -171,13 +168,9 @@ def _bag_maximum(rows: Tensor, bag: Tensor, bags: int) -> Tensor:
     count, width = rows.shape
     index = bag.unsqueeze(1).expand(count, width)
     values = rows.detach()
-    top = values.new_full((bags, width), -torch.inf).scatter_reduce(
-        0, index, values, "amax"
-    )
+    top = values.new_full((bags, width), -torch.inf).scatter_reduce(0, index, values, "amax")
     position = torch.arange(count, device=rows.device).unsqueeze(1).expand(count, width)
     candidate = torch.where(values == top.gather(0, index), position, count)
-    winner = position.new_full((bags, width), count).scatter_reduce(
-        0, index, candidate, "amin"
-    )
+    winner = position.new_full((bags, width), count).scatter_reduce(0, index, candidate, "amin")
     padded = torch.cat([rows, rows.new_zeros(1, width)])
     return padded.gather(0, winner)

@@ -39,9 +39,7 @@ def grid_sample(
     """
     if mode not in _MODES or padding_mode not in _PADDINGS or align_corners is None:
         # Raises torch's own error, or warns and comes back without a second derivative in forward mode.
-        torch.nn.functional.grid_sample(
-            input.detach(), grid.detach(), mode, padding_mode, align_corners
-        )
+        torch.nn.functional.grid_sample(input.detach(), grid.detach(), mode, padding_mode, align_corners)
     return grid_sampler(
         input,
         grid,
@@ -85,46 +83,31 @@ def grid_sampler(
         or (mode == "bicubic" and spatial == 3)
     ):
         # Raises torch's own error; an empty batch has no derivative to get wrong.
-        return torch.grid_sampler(
-            input, grid, interpolation_mode, padding_mode, align_corners
-        )
+        return torch.grid_sampler(input, grid, interpolation_mode, padding_mode, align_corners)
     sizes = input.shape[2:]
     # The last coordinate of the grid belongs to the first spatial dimension.
-    places = [
-        _unnormalised(grid[..., spatial - 1 - d], sizes[d], align_corners)
-        for d in range(spatial)
-    ]
+    places = [_unnormalised(grid[..., spatial - 1 - d], sizes[d], align_corners) for d in range(spatial)]
     if mode != "bicubic":
         places = [
-            _padded(place, size, padding, align_corners)
-            for place, size in zip(places, sizes, strict=True)
+            _padded(place, size, padding, align_corners) for place, size in zip(places, sizes, strict=True)
         ]
     taps = [_taps(place, mode) for place in places]
     if mode == "bicubic":
         taps = [
-            [
-                (_padded(pixel, size, padding, align_corners), weight)
-                for pixel, weight in line
-            ]
+            [(_padded(pixel, size, padding, align_corners), weight) for pixel, weight in line]
             for line, size in zip(taps, sizes, strict=True)
         ]
     terms = []
     for corner in itertools.product(*taps):
         value = _pixels(input, [pixel for pixel, _ in corner], sizes)
         factors = [weight for _, weight in corner if weight is not None]
-        terms.append(
-            value * math.prod(factors[1:], start=factors[0]).unsqueeze(1)
-            if factors
-            else value
-        )
+        terms.append(value * math.prod(factors[1:], start=factors[0]).unsqueeze(1) if factors else value)
     return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
 
 
 def _unnormalised(place: Tensor, size: int, align_corners: bool) -> Tensor:
     """From [-1, 1] to pixels."""
-    return (
-        (place + 1) / 2 * (size - 1) if align_corners else ((place + 1) * size - 1) / 2
-    )
+    return (place + 1) / 2 * (size - 1) if align_corners else ((place + 1) * size - 1) / 2
 
 
 def _padded(place: Tensor, size: int, padding: str, align_corners: bool) -> Tensor:
@@ -155,10 +138,7 @@ def _taps(place: Tensor, mode: str) -> list[tuple[Tensor, Tensor | None]]:
     if mode == "bilinear":
         return [(floor, 1 - t), (floor + 1, t)]
     weights = (_cubic_far(1 + t), _cubic_near(t), _cubic_near(1 - t), _cubic_far(2 - t))
-    return [
-        (floor + offset, weight)
-        for offset, weight in zip((-1, 0, 1, 2), weights, strict=True)
-    ]
+    return [(floor + offset, weight) for offset, weight in zip((-1, 0, 1, 2), weights, strict=True)]
 
 
 # Keys' cubic convolution (1981, doi:10.1109/TASSP.1981.1163711) with the constant of torch.

@@ -1,34 +1,25 @@
-"""Lookups, scatters and segment reductions rebuilt from parts that torch differentiates correctly to second order.
+"""Reductions by index and by segment, rebuilt from parts that torch differentiates correctly to second order.
 
-A reduction by segments is written as sums and products over sorted entries; nothing here waits for the device,
-except the two functions whose result shape depends on values (``tensor_split`` with tensor indices does).
+Nothing here waits for the device: shapes depend on shapes only.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
-    "as_strided_scatter",
     "index_reduce",
     "index_reduce_",
-    "max_unpool1d",
-    "max_unpool2d",
-    "max_unpool3d",
     "scatter_reduce",
     "scatter_reduce_",
+    "segment_ids",
     "segment_reduce",
-    "tensor_split",
 ]
 
 
-def _segment_product(
-    values: Tensor, index: Tensor, dim: int, shape: torch.Size
-) -> Tensor:
+def _segment_product(values: Tensor, index: Tensor, dim: int, shape: torch.Size) -> Tensor:
     """Products of the values that share an index along ``dim``; 0 where no value goes.
 
     The entries are sorted by index and multiplied by a segmented scan (Hillis and Steele, 1986,
@@ -54,9 +45,7 @@ def _segment_product(
     return empty.scatter_add(dim, index.movedim(-1, dim), products)
 
 
-def _scatter_product(
-    input: Tensor, dim: int, index: Tensor, src: Tensor, include_self: bool
-) -> Tensor:
+def _scatter_product(input: Tensor, dim: int, index: Tensor, src: Tensor, include_self: bool) -> Tensor:
     if input.dim() == 0:
         return _scatter_product(
             input.reshape(1), 0, index.reshape(-1), src.reshape(-1), include_self
@@ -65,9 +54,7 @@ def _scatter_product(
         return input.clone()
     src = src[tuple(slice(size) for size in index.shape)]
     products = _segment_product(src, index, dim, input.shape)
-    reached = torch.zeros(input.shape, dtype=torch.bool, device=input.device).scatter(
-        dim, index, True
-    )
+    reached = torch.zeros(input.shape, dtype=torch.bool, device=input.device).scatter(dim, index, True)
     return torch.where(reached, products * input if include_self else products, input)
 
 
@@ -96,9 +83,7 @@ def scatter_reduce(
         A tensor shaped like ``input``.
     """
     if reduce != "prod" or not input.is_floating_point():
-        return torch.scatter_reduce(
-            input, dim, index, src, reduce, include_self=include_self
-        )
+        return torch.scatter_reduce(input, dim, index, src, reduce, include_self=include_self)
     return _scatter_product(input, dim, index, src, include_self)
 
 
@@ -112,11 +97,7 @@ def scatter_reduce_(
     include_self: bool = True,
 ) -> Tensor:
     """``scatter_reduce`` in place: ``x.copy_(scatter_reduce(x, ...))``, with the same arguments."""
-    return input.copy_(
-        scatter_reduce(
-            input.clone(), dim, index, src, reduce, include_self=include_self
-        )
-    )
+    return input.copy_(scatter_reduce(input.clone(), dim, index, src, reduce, include_self=include_self))
 
 
 def index_reduce(
@@ -144,9 +125,7 @@ def index_reduce(
         A tensor shaped like ``input``.
     """
     if reduce not in ("prod", "mean", "amax", "amin") or not input.is_floating_point():
-        return torch.index_reduce(
-            input, dim, index, source, reduce, include_self=include_self
-        )
+        return torch.index_reduce(input, dim, index, source, reduce, include_self=include_self)
     if input.dim() == 0:
         flat = index_reduce(
             input.reshape(1),
@@ -173,11 +152,7 @@ def index_reduce_(
     include_self: bool = True,
 ) -> Tensor:
     """``index_reduce`` in place: ``x.copy_(index_reduce(x, ...))``, with the same arguments."""
-    return input.copy_(
-        index_reduce(
-            input.clone(), dim, index, source, reduce, include_self=include_self
-        )
-    )
+    return input.copy_(index_reduce(input.clone(), dim, index, source, reduce, include_self=include_self))
 
 
 def segment_ids(offsets: Tensor, count: int) -> Tensor:
@@ -256,16 +231,12 @@ def segment_reduce(
     # One more segment takes what lies beyond the last offset and is cut off again.
     room = (*data.shape[:axis], segments + 1, *data.shape[axis + 1 :])
     start = initial if initial is not None else _SEGMENT_NEUTRAL[reduce]
-    ids = segment_ids(offsets, count).reshape(
-        *data.shape[: axis + 1], *[1] * (data.dim() - axis - 1)
-    )
+    ids = segment_ids(offsets, count).reshape(*data.shape[: axis + 1], *[1] * (data.dim() - axis - 1))
     base = torch.full(room, start, dtype=data.dtype, device=data.device)
     kind = _SEGMENT_REDUCTIONS[reduce]
     if kind == "mean":
         # The start value of a mean joins the sum but is not counted.
-        total = torch.scatter_reduce(
-            torch.zeros_like(base), axis, ids.expand(data.shape), data, "sum"
-        )
+        total = torch.scatter_reduce(torch.zeros_like(base), axis, ids.expand(data.shape), data, "sum")
         size = torch.scatter_reduce(
             torch.zeros_like(base),
             axis,
@@ -278,153 +249,3 @@ def segment_reduce(
     else:
         result = scatter_reduce(base, axis, ids.expand(data.shape), data, kind)
     return result.narrow(axis, 0, segments).reshape(shape)
-
-
-def tensor_split(
-    input: Tensor, indices_or_sections: Tensor | int | Sequence[int], dim: int = 0
-) -> tuple[Tensor, ...]:
-    """``torch.tensor_split``, with tensor indices read as numbers first (torch reads them inside the transform).
-
-    Args:
-        input: The tensor to split.
-        indices_or_sections: Number of parts (int or 0-d tensor), or where to cut (sequence or 1-d tensor).
-        dim: The dimension to split along.
-
-    Returns:
-        Views of ``input``.
-    """
-    if isinstance(indices_or_sections, Tensor):
-        indices_or_sections = indices_or_sections.tolist()
-    return torch.tensor_split(input, indices_or_sections, dim)
-
-
-def as_strided_scatter(
-    input: Tensor,
-    src: Tensor,
-    size: Sequence[int],
-    stride: Sequence[int],
-    storage_offset: int | None = None,
-) -> Tensor:
-    """``input`` with ``src`` written where ``input.as_strided(size, stride, storage_offset)`` lies.
-
-    Positions in the storage are translated into positions in the tensor; torch's own double backward of
-    ``torch.as_strided_scatter`` is wrong.
-
-    Args:
-        input: Any tensor without overlap in memory.
-        src: Values, of shape ``size``.
-        size: Shape of the view that is written.
-        stride: Its strides, in elements.
-        storage_offset: Its beginning; by default that of ``input``.
-
-    Returns:
-        A tensor shaped like ``input``.
-    """
-    if src.shape != torch.Size(size):
-        return torch.as_strided_scatter(
-            input, src, size, stride, storage_offset
-        )  # raises torch's own error
-    begin = input.storage_offset() if storage_offset is None else storage_offset
-    here = _storage_positions(
-        input.shape, input.stride(), input.storage_offset(), input.device
-    )
-    written = _storage_positions(size, stride, begin, input.device)
-    reach = 1 + max(
-        int(positions.max()) if positions.numel() else 0
-        for positions in (here, written)
-    )
-    # What is written into gaps of the storage goes to one extra entry at the end, which is dropped.
-    place = torch.full((reach,), input.numel(), device=input.device)
-    place[here] = torch.arange(input.numel(), device=input.device)
-    target = place[written]
-    kept = torch.ones(
-        input.numel() + 1, dtype=torch.bool, device=input.device
-    ).index_fill(0, target, False)
-    spread = src.new_zeros(input.numel() + 1).index_add(0, target, src.reshape(-1))
-    return torch.where(kept[:-1], input.reshape(-1), spread[:-1]).reshape(input.shape)
-
-
-def _storage_positions(
-    size: Sequence[int], stride: Sequence[int], offset: int, device: torch.device
-) -> Tensor:
-    positions = torch.full((), offset, device=device)
-    for length, step in zip(size, stride, strict=True):
-        positions = positions.unsqueeze(-1) + step * torch.arange(length, device=device)
-    return positions.reshape(-1)
-
-
-def _max_unpool(input: Tensor, indices: Tensor, output_size: Sequence[int]) -> Tensor:
-    """``out[indices] = input`` over the flattened last dimensions; of equal indices the last entry counts.
-
-    torch gives every one of them the gradient of that place, which is not the derivative of what was computed.
-    """
-    spatial = len(output_size)
-    values, where = input.flatten(-spatial), indices.flatten(-spatial)
-    flat = torch.Size((*values.shape[:-1], torch.Size(output_size).numel()))
-    position = torch.arange(values.shape[-1], device=input.device).expand(where.shape)
-    last = torch.full(flat, -1, device=input.device).scatter_reduce(
-        -1, where, position, "amax"
-    )
-    kept = torch.where(last.gather(-1, where) == position, values, 0)
-    out = torch.zeros(flat, dtype=input.dtype, device=input.device).scatter_add(
-        -1, where, kept
-    )
-    return out.reshape(*values.shape[:-1], *output_size)
-
-
-def _max_unpool_nd(
-    spatial: int,
-    input: Tensor,
-    indices: Tensor,
-    kernel_size: int | Sequence[int],
-    stride: int | Sequence[int] | None,
-    padding: int | Sequence[int],
-    output_size: Sequence[int] | None,
-) -> Tensor:
-    kernel, steps, pads = (
-        [value] * spatial if isinstance(value, int) else list(value)
-        for value in (kernel_size, kernel_size if stride is None else stride, padding)
-    )
-    size = F._unpool_output_size(  # type: ignore[attr-defined]
-        input, kernel, steps, pads, None if output_size is None else list(output_size)
-    )
-    return _max_unpool(input, indices, size)
-
-
-def max_unpool1d(
-    input: Tensor,
-    indices: Tensor,
-    kernel_size: int | Sequence[int],
-    stride: int | Sequence[int] | None = None,
-    padding: int | Sequence[int] = 0,
-    output_size: Sequence[int] | None = None,
-) -> Tensor:
-    """``torch.nn.functional.max_unpool1d``: the pooled values ``(..., C, L)`` at the places they came from."""
-    return _max_unpool_nd(1, input, indices, kernel_size, stride, padding, output_size)
-
-
-def max_unpool2d(
-    input: Tensor,
-    indices: Tensor,
-    kernel_size: int | Sequence[int],
-    stride: int | Sequence[int] | None = None,
-    padding: int | Sequence[int] = 0,
-    output_size: Sequence[int] | None = None,
-) -> Tensor:
-    """``torch.nn.functional.max_unpool2d``: the pooled values ``(..., C, H, W)`` at the places they came from."""
-    return _max_unpool_nd(2, input, indices, kernel_size, stride, padding, output_size)
-
-
-def max_unpool3d(
-    input: Tensor,
-    indices: Tensor,
-    kernel_size: int | Sequence[int],
-    stride: int | Sequence[int] | None = None,
-    padding: int | Sequence[int] = 0,
-    output_size: Sequence[int] | None = None,
-) -> Tensor:
-    """``torch.nn.functional.max_unpool3d``: the pooled values ``(..., C, D, H, W)`` at the places they came from.
-
-    Torch's own double backward is wrong where places repeat.
-    """
-    return _max_unpool_nd(3, input, indices, kernel_size, stride, padding, output_size)

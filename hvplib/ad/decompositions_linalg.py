@@ -57,11 +57,7 @@ def _p_norm(difference: Tensor, p: float) -> Tensor:
         powers = torch.where(nonzero, difference, 1).abs().pow(p)
         total = torch.where(nonzero, powers, 0).sum(-1)
     positive = total != 0
-    root = (
-        torch.where(positive, total, 1).pow(1 / p)
-        if p != 2
-        else torch.where(positive, total, 1).sqrt()
-    )
+    root = torch.where(positive, total, 1).pow(1 / p) if p != 2 else torch.where(positive, total, 1).sqrt()
     return torch.where(positive, root, 0)
 
 
@@ -102,9 +98,7 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
     """
     if p < 0 or input.dim() != 2:
         return torch.pdist(input, p)  # raises torch's own error
-    first, second = torch.triu_indices(
-        input.shape[0], input.shape[0], 1, device=input.device
-    )
+    first, second = torch.triu_indices(input.shape[0], input.shape[0], 1, device=input.device)
     return _p_norm(input[first] - input[second], p)
 
 
@@ -118,7 +112,8 @@ def cholesky(input: Tensor, upper: bool = False) -> Tensor:
     Returns:
         ``(..., n, n)``.
     """
-    return torch.linalg.cholesky(input, upper=upper)
+    factor: Tensor = torch.linalg.cholesky(input, upper=upper)
+    return factor
 
 
 def cholesky_inverse(input: Tensor, upper: bool = False) -> Tensor:
@@ -133,7 +128,7 @@ def cholesky_inverse(input: Tensor, upper: bool = False) -> Tensor:
     """
     factor = input.triu() if upper else input.tril()
     identity = torch.eye(input.shape[-1], dtype=input.dtype, device=input.device)
-    inverse = torch.linalg.solve_triangular(factor, identity, upper=upper)
+    inverse: Tensor = torch.linalg.solve_triangular(factor, identity, upper=upper)
     return inverse @ inverse.mH if upper else inverse.mH @ inverse
 
 
@@ -161,9 +156,7 @@ def triangular_solve(
         matrix, input, upper=upper != transpose, unitriangular=unitriangular
     )
     coefficient = A.expand(*solution.shape[:-2], *A.shape[-2:]).clone()
-    pair: tuple[Tensor, Tensor] = torch.return_types.triangular_solve(
-        (solution, coefficient)
-    )
+    pair: tuple[Tensor, Tensor] = torch.return_types.triangular_solve((solution, coefficient))
     return pair
 
 
@@ -198,9 +191,5 @@ def ormqr(
     for i in order:
         v = vectors[..., i : i + 1]
         scaled = scales[..., i, None, None] * v
-        result = (
-            result - scaled @ (v.mH @ result)
-            if left
-            else result - (result @ scaled) @ v.mH
-        )
+        result = result - scaled @ (v.mH @ result) if left else result - (result @ scaled) @ v.mH
     return result

@@ -6,7 +6,6 @@ Every function here has the signature and the value of the function of ``torch.n
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,17 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
-    "ctc_loss",
     "huber_loss",
     "linear_cross_entropy",
     "mse_loss",
     "multi_margin_loss",
     "multilabel_margin_loss",
+    "reduced",
     "soft_margin_loss",
 ]
 
 
-def _reduced(
+def reduced(
     loss: Tensor,
     reduction: str,
     size_average: bool | None = None,
@@ -32,18 +31,14 @@ def _reduced(
 ) -> Tensor:
     """The reduction by name, or by torch's two legacy flags (which win where either is given)."""
     if size_average is not None or reduce is not None:
-        reduction = (
-            "none" if reduce is False else "sum" if size_average is False else "mean"
-        )
+        reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
     if reduction == "mean":
         return loss.mean()
     if reduction == "sum":
         return loss.sum()
     if reduction == "none":
         return loss
-    raise ValueError(
-        f"{reduction} is not a valid value for reduction; expected 'none', 'mean' or 'sum'"
-    )
+    raise ValueError(f"{reduction} is not a valid value for reduction; expected 'none', 'mean' or 'sum'")
 
 
 def _broadcast(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,8 +49,13 @@ def _broadcast(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
             "Please ensure they have the same size.",
             stacklevel=3,
         )
-    first, second = torch.broadcast_tensors(input, target)
+    first, second = torch.broadcast_tensors(input, target)  # type: ignore[no-untyped-call]
     return first, second
+
+
+def _rows(scores: Tensor) -> Tensor:
+    """``(N, C)`` of ``(N, C)``, ``(C,)`` or, as torch reads it, one score of one class."""
+    return scores if scores.dim() == 2 else scores.reshape(1, -1)
 
 
 def mse_loss(
@@ -83,11 +83,9 @@ def mse_loss(
         0-d, or the broadcast shape for ``"none"``.
     """
     if weight is not None:
-        return F.mse_loss(input, target, size_average, reduce, reduction, weight)
+        return F.mse_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
     first, second = _broadcast(input, target)
-    return _reduced(
-        F.mse_loss(first, second, reduction="none"), reduction, size_average, reduce
-    )
+    return reduced(F.mse_loss(first, second, reduction="none"), reduction, size_average, reduce)
 
 
 def huber_loss(
@@ -112,16 +110,12 @@ def huber_loss(
         0-d, or the broadcast shape for ``"none"``.
     """
     if delta <= 0 or (weight is not None and weight.size() != input.size()):
-        return F.huber_loss(
-            input, target, reduction, delta, weight
-        )  # raises torch's own error
+        return F.huber_loss(input, target, reduction, delta, weight)  # type: ignore[call-arg]  # raises
     first, second = _broadcast(input, target)
     difference = first - second
     size = difference.abs()
-    loss = torch.where(
-        size < delta, 0.5 * difference * difference, delta * (size - 0.5 * delta)
-    )
-    return _reduced(loss if weight is None else loss * weight, reduction)
+    loss = torch.where(size < delta, 0.5 * difference * difference, delta * (size - 0.5 * delta))
+    return reduced(loss if weight is None else loss * weight, reduction)
 
 
 def soft_margin_loss(
@@ -145,7 +139,7 @@ def soft_margin_loss(
     Returns:
         0-d, or the broadcast shape for ``"none"``.
     """
-    return _reduced(-F.logsigmoid(target * input), reduction, size_average, reduce)
+    return reduced(-F.logsigmoid(target * input), reduction, size_average, reduce)
 
 
 def multi_margin_loss(
@@ -175,15 +169,11 @@ def multi_margin_loss(
     Returns:
         0-d, or shaped like ``target`` for ``"none"``.
     """
-    if (
-        p not in (1, 2)
-        or (weight is not None and weight.dim() != 1)
-        or input.dim() not in (1, 2)
-    ):
+    if p not in (1, 2) or (weight is not None and weight.dim() != 1) or input.dim() > 2:
         return F.multi_margin_loss(
             input, target, p, margin, weight, size_average, reduce, reduction
         )  # raises
-    rows, labels = torch.atleast_2d(input), target.reshape(-1)
+    rows, labels = _rows(input), target.reshape(-1)
     column = labels.unsqueeze(1)
     excess = (margin - rows.gather(1, column) + rows).clamp_min(0)
     if p == 2:
@@ -192,7 +182,7 @@ def multi_margin_loss(
         excess = excess * weight[labels].unsqueeze(1)
     others = torch.ones_like(rows, dtype=torch.bool).scatter(1, column, False)
     loss = torch.where(others, excess, 0).sum(1) / rows.shape[1]
-    return _reduced(loss.reshape(target.shape), reduction, size_average, reduce)
+    return reduced(loss.reshape(target.shape), reduction, size_average, reduce)
 
 
 def multilabel_margin_loss(
@@ -216,18 +206,16 @@ def multilabel_margin_loss(
     Returns:
         0-d, or ``(N,)`` for ``"none"``.
     """
-    if input.shape != target.shape:
-        return F.multilabel_margin_loss(
-            input, target, size_average, reduce, reduction
-        )  # raises or reshapes
-    rows, labels = torch.atleast_2d(input), torch.atleast_2d(target)
+    if input.shape != target.shape or input.dim() > 2:
+        return F.multilabel_margin_loss(input, target, size_average, reduce, reduction)  # raises or reshapes
+    rows, labels = _rows(input), _rows(target)
     listed = (labels >= 0).to(torch.int64).cumprod(1)
     labels = labels.clamp_min(0)
     wanted = torch.zeros_like(labels).scatter_add(1, labels, listed) > 0
     excess = (1 - rows.gather(1, labels).unsqueeze(2) + rows.unsqueeze(1)).clamp_min(0)
     counted = listed.bool().unsqueeze(2) & ~wanted.unsqueeze(1)
     loss = torch.where(counted, excess, 0).sum((1, 2)) / rows.shape[1]
-    return _reduced(loss.reshape(input.shape[:-1]), reduction, size_average, reduce)
+    return reduced(loss.reshape(input.shape[:-1]), reduction, size_average, reduce)
 
 
 def linear_cross_entropy(
@@ -270,98 +258,3 @@ def linear_cross_entropy(
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
     )
-
-
-# Stands for log 0 in the recursion: far below any sum of log probabilities, yet finite, so that no derivative is NaN.
-_IMPOSSIBLE = -1e30
-
-
-def ctc_loss(
-    log_probs: Tensor,
-    targets: Tensor,
-    input_lengths: Tensor | Sequence[int],
-    target_lengths: Tensor | Sequence[int],
-    blank: int = 0,
-    reduction: str = "mean",
-    zero_infinity: bool = False,
-) -> Tensor:
-    r"""$-\log \sum_{\pi \to y} \prod_t p_t(\pi_t)$ over the alignments of ``y`` (``torch.nn.functional.ctc_loss``).
-
-    The forward recursion of Graves et al. (2006, doi:10.1145/1143844.1143891) in log space, since torch's kernel has
-    no double backward. The kernel's gradient supposes that ``log_probs`` comes from a ``log_softmax``; this is the
-    gradient of the value, and the two agree once the ``log_softmax`` is differentiated too.
-
-    Args:
-        log_probs: ``(T, N, C)`` or ``(T, C)``.
-        targets: ``(N, S)``, or all targets one after the other.
-        input_lengths: ``(N,)`` or 0-d.
-        target_lengths: ``(N,)`` or 0-d.
-        blank: The class that stands for no label.
-        reduction: ``"none"``, ``"mean"`` (each loss over its target length first) or ``"sum"``.
-        zero_infinity: Count impossible alignments as 0.
-
-    Returns:
-        0-d, or ``(N,)`` for ``"none"``.
-    """
-    batched = log_probs.dim() == 3
-    device = log_probs.device
-    lattice = log_probs if batched else log_probs.unsqueeze(1)
-    frames = torch.as_tensor(input_lengths, device=device).reshape(-1)
-    lengths = torch.as_tensor(target_lengths, device=device).reshape(-1)
-    labels = _alignment_labels(targets.to(device), lengths, blank)
-    states = labels.shape[1]
-    emitted = lattice.gather(2, labels.expand(lattice.shape[0], -1, -1)).clamp_min(
-        _IMPOSSIBLE
-    )
-    # A label may be reached past the blank before it, unless the label before that is the same.
-    skips = F.pad((labels[:, 2:] != blank) & (labels[:, 2:] != labels[:, :-2]), (2, 0))[
-        :, :states
-    ]
-    start = torch.arange(states, device=device) < 2
-    alpha = torch.where(start, emitted[0], _IMPOSSIBLE)
-    for t in range(1, lattice.shape[0]):
-        one = F.pad(alpha, (1, 0), value=_IMPOSSIBLE)[:, :states]
-        two = torch.where(
-            skips, F.pad(alpha, (2, 0), value=_IMPOSSIBLE)[:, :states], _IMPOSSIBLE
-        )
-        ahead = torch.logsumexp(torch.stack([alpha, one, two]), 0) + emitted[t]
-        alpha = torch.where((t < frames).unsqueeze(1), ahead, alpha)
-    final = (2 * lengths).unsqueeze(1)
-    complete = alpha.gather(1, final).squeeze(1)
-    open_end = torch.where(
-        lengths > 0, alpha.gather(1, (final - 1).clamp_min(0)).squeeze(1), _IMPOSSIBLE
-    )
-    likelihood = torch.logaddexp(complete, open_end)
-    # Without frames only the empty target can be aligned.
-    likelihood = torch.where(
-        frames > 0,
-        likelihood,
-        torch.where(lengths > 0, _IMPOSSIBLE, 0.0).to(likelihood),
-    )
-    loss = torch.where(
-        likelihood > 0.5 * _IMPOSSIBLE, -likelihood, 0.0 if zero_infinity else torch.inf
-    )
-    if reduction == "mean":
-        loss = loss / lengths.clamp_min(1)
-    return _reduced(loss if batched else loss.squeeze(0), reduction)
-
-
-def _alignment_labels(targets: Tensor, lengths: Tensor, blank: int) -> Tensor:
-    """``(N, 2 S + 1)``: each target with blanks around and between its labels, blanks beyond its length."""
-    batch = lengths.shape[0]
-    longest = int(lengths.max()) if batch else 0
-    positions = torch.arange(longest, device=targets.device)
-    if targets.dim() == 1:
-        begin = lengths.cumsum(0) - lengths
-        places = (begin.unsqueeze(1) + positions).clamp_max(
-            max(targets.shape[0] - 1, 0)
-        )
-        padded = targets[places] if longest else targets.new_zeros(batch, 0)
-    else:
-        padded = targets[:, :longest]
-    padded = torch.where(positions < lengths.unsqueeze(1), padded, blank).to(
-        torch.int64
-    )
-    labels = torch.full((batch, 2 * longest + 1), blank, device=targets.device)
-    labels[:, 1::2] = padded
-    return labels
