@@ -1,0 +1,6 @@
+"""Linear operators: SciPy's interface, for NumPy arrays, tensors and pytrees."""
+
+from hvplib.operators.base import Operator
+from hvplib.operators.basic import Diagonal, FunctionOperator, Identity, LowRank, Matrix, SciPyOperator
+
+__all__ = ["Diagonal", "FunctionOperator", "Identity", "LowRank", "Matrix", "Operator", "SciPyOperator"]
