@@ -1,0 +1,41 @@
+# Each target stands on its own: it needs CPython 3.10 or newer with pip, and makes .venv if it is missing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable
+
+.PHONY: demo test test-slow lint types docs bench clean
+
+demo: $(VENV)/.demo-installed ## Hessian of a network trained on real data: figures, a plot, their cost
+	$(BIN)/python docs/examples/digits.py
+
+test: lint types docs ## everything that must hold before a change goes in
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(VENV)/.test-installed ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.test-installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.test-installed
+	$(BIN)/mypy
+
+docs: $(VENV)/.test-installed ## the documentation, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+bench: $(VENV)/.bench-installed ## time the library and its peers
+	$(BIN)/python -m pytest benchmarks --benchmark-enable
+
+clean:
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .benchmarks *.egg-info
+
+# What is installed follows pyproject.toml and constraints.txt: the stamp is older than they are after a change.
+$(VENV)/.%-installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) ".[$*]"
+	@touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
