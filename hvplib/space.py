@@ -16,8 +16,8 @@ __all__ = ["Space"]
 class Space:
     """x ↦ (x_1, ..., x_n): the isometry between a pytree of tensors and a flat vector of its n numbers.
 
-    Vectors have one dtype, the widest of the leaves' and at least float32, and lie on the first leaf's device.
-    Several vectors are the columns of an (n, k) tensor, or a pytree whose leaves have a leading k.
+    Vectors have one dtype, the widest of the leaves' and at least float32, and lie on the first leaf's
+    device. Several vectors are the columns of an (n, k) tensor, or a pytree whose leaves have a leading k.
 
     Attributes:
         spec: Structure of the pytree.
@@ -87,7 +87,7 @@ class Space:
         return torch.cat([self._converted(leaf).reshape(-1) for leaf in leaves])
 
     def unflatten(self, vector: Tensor) -> Any:
-        """The pytree of a vector (n,): each leaf in its own shape, dtype and device, a view where it can be."""
+        """The pytree of a vector (n,): each leaf in its own shape, dtype and device; views where possible."""
         if vector.shape != (self.size,):
             raise ValueError(f"vector must have shape ({self.size},), got {tuple(vector.shape)}")
         parts = vector.split_with_sizes(self.sizes)

@@ -113,7 +113,7 @@ class Shifted(Operator):
 
 
 class Product(Operator):
-    """x ↦ A (B x); A Aᵀ, Aᵀ A and the square of a symmetric operator are known to be positive semidefinite."""
+    """x ↦ A (B x); positive semidefinite where it is seen to be A Aᵀ, Aᵀ A or a symmetric A squared."""
 
     def __init__(self, left: Operator, right: Operator) -> None:
         if left.shape[1] != right.shape[0]:

@@ -7,8 +7,8 @@ from typing import Any, Union
 
 import numpy as np
 import torch
-from scipy.sparse import issparse  # type: ignore[import-untyped]
-from scipy.sparse.linalg import LinearOperator  # type: ignore[import-untyped]
+from scipy.sparse import issparse
+from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from hvplib.operators.mirror import NUMPY_DTYPES, apply, apply_numpy, is_scalar, is_tree
@@ -22,17 +22,17 @@ Indices = Union[slice, Sequence[int], Tensor, "np.ndarray[Any, Any]", None]
 class Operator(LinearOperator):  # type: ignore[misc]  # SciPy carries no types
     """x ↦ A x, a linear map known by its products.
 
-    It is a `scipy.sparse.linalg.LinearOperator`, so SciPy's solvers take it as it is, and its `@` mirrors what it
-    is given: a NumPy array, a tensor on the operator's device, or a pytree like the point that it belongs to;
-    one vector, or a block (columns of an (n, k) array or tensor, a leading k on each leaf of a pytree). The
-    result carries no gradient history.
+    It is a `scipy.sparse.linalg.LinearOperator`, so SciPy's solvers take it as it is, and its `@` mirrors
+    what it is given: a NumPy array, a tensor on the operator's device, or a pytree like the point that it
+    belongs to; one vector, or a block (columns of an (n, k) array or tensor, a leading k on each leaf of a
+    pytree). The result carries no gradient history.
 
-    A float32 operator says float32. Tensors must have exactly its dtype. NumPy vectors follow NumPy, as SciPy's
-    solvers need: a float64 array is rounded to float32, multiplied, and returned as float64; ask such solvers
-    for a tolerance of float32, not of float64.
+    A float32 operator says float32. Tensors must have exactly its dtype. NumPy vectors follow NumPy, as
+    SciPy's solvers need: a float64 array is rounded to float32, multiplied, and returned as float64; ask such
+    solvers for a tolerance of float32, not of float64.
 
-    To write one, subclass it and write `_matmat_torch`, the product with a block, and `_rmatmat_torch`, that of
-    the transpose, unless the operator is symmetric.
+    To write one, subclass it and write `_matmat_torch`, the product with a block, and `_rmatmat_torch`, that
+    of the transpose, unless the operator is symmetric.
 
     Args:
         shape: (m, n).
@@ -44,8 +44,8 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy carries no types
         codomain: Space of the results; the domain's by default where A is square.
 
     Attributes:
-        num_matvecs: Products made so far, by this operator itself or within a larger one; a block of k columns
-            counts as k.
+        num_matvecs: Products made so far, by this operator itself or within a larger one; a block of k
+            columns counts as k.
 
     Example:
         >>> import torch
@@ -88,7 +88,8 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy carries no types
 
     def __repr__(self) -> str:
         facts = " positive semidefinite" if self.positive_semidefinite else " symmetric" * self.symmetric
-        return f"<{self.shape[0]}x{self.shape[1]}{facts} {type(self).__name__.lstrip('_')} with dtype={self.dtype}>"
+        rows, columns = self.shape
+        return f"<{rows}x{columns}{facts} {type(self).__name__} with dtype={self.dtype}>"
 
     # What a subclass writes.
 
@@ -140,6 +141,7 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy carries no types
         return self * x
 
     def __call__(self, x: Any) -> Any:
+        """`A x`, as `A @ x`."""
         return self @ x
 
     # SciPy's entry points. Its own classes hold NumPy arrays only; a tensor never reaches them.
@@ -227,8 +229,8 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy carries no types
     def submatrix(self, rows: Indices = None, columns: Indices = None) -> Operator:
         """A[rows, columns], for index sequences or slices; None takes all.
 
-        A principal submatrix (the same rows and columns) of a symmetric operator is symmetric. A product costs
-        one of A.
+        A principal submatrix (the same rows and columns) of a symmetric operator is symmetric. A product
+        costs one of A.
 
         Example:
             >>> import torch

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import issparse  # type: ignore[import-untyped]
-from scipy.sparse.linalg import LinearOperator, aslinearoperator  # type: ignore[import-untyped]
+from scipy.sparse import issparse
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
 from torch import Tensor
 
 from hvplib.operators.base import Operator
@@ -117,7 +117,7 @@ class LowRank(Operator):
         values = factor.new_ones(factor.shape[1]) if values is None else values.detach().to(factor)
         if values.shape != factor.shape[1:]:
             raise ValueError(
-                f"values must have one entry per column of factor, ({factor.shape[1]},), got {tuple(values.shape)}"
+                f"values must have shape ({factor.shape[1]},), like the columns of factor, got {tuple(values.shape)}"
             )
         size = factor.shape[0]
         super().__init__(
@@ -191,7 +191,7 @@ class FunctionOperator(Operator):
             if self.symmetric:
                 return self._matmat_torch(X)
             raise NotImplementedError(
-                "this operator was given no product with its transpose; pass rmatmat=, or declare symmetric=True"
+                "this operator has no product with its transpose; pass rmatmat=, or declare symmetric=True"
             )
         return self._checked(self._transposed_function(X), (self.shape[1], X.shape[1]))
 

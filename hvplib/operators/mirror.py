@@ -1,7 +1,7 @@
 """The result mirrors the vector: NumPy, tensor or pytree in; the same kind out.
 
-Every product of an operator is computed on a block X (n, k) of tensors. What lies between that and the user is
-here: recognising what was given, checking it, and turning the result back.
+Every product of an operator is computed on a block X (n, k) of tensors. What lies between that and the user
+is here: recognising what was given, checking it, and turning the result back.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.sparse import issparse  # type: ignore[import-untyped]
+from scipy.sparse import issparse
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -49,8 +49,8 @@ def apply(operator: Operator, x: Any) -> Any:
 def apply_numpy(operator: Operator, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """`A x` for an array (n,) or (n, k), computed in the operator's dtype.
 
-    The result has the dtype that NumPy promotes both to, as SciPy's solvers expect: a float32 operator given a
-    float64 vector computes in float32 and returns a float64 array that holds float32 accuracy.
+    The result has the dtype that NumPy promotes both to, as SciPy's solvers expect: a float32 operator given
+    a float64 vector computes in float32 and returns a float64 array that holds float32 accuracy.
     """
     if not (np.issubdtype(x.dtype, np.number) or x.dtype == np.bool_):
         raise TypeError(f"expected an array of numbers, got dtype {x.dtype}")
@@ -95,7 +95,7 @@ def _check_dtypes(space: Space, tree: Any) -> None:
     for leaf, dtype in zip(tree_leaves(tree), space.dtypes, strict=False):
         if isinstance(leaf, Tensor) and leaf.dtype != dtype:
             raise TypeError(
-                f"each tensor must have the dtype of the one that it is a direction of, {dtype}, got {leaf.dtype}; "
+                f"each tensor of a direction must have its primal's dtype {dtype}, got {leaf.dtype}; "
                 f"convert it with .to({dtype}) (tensors are never converted silently)"
             )
 
