@@ -1,6 +1,6 @@
 """Hessian-vector products and matrix-free linear algebra for PyTorch and SciPy."""
 
-from hvplib.ad import CheckReport, LocalModel, Report, check_hvp, hvp, local_model
+from hvplib.ad import CheckReport, LocalModel, Report, check_hvp, hessian, hvp, local_model
 from hvplib.errors import DerivativeError, OutputError
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "OutputError",
     "Report",
     "check_hvp",
+    "hessian",
     "hvp",
     "local_model",
 ]

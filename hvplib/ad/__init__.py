@@ -1,6 +1,7 @@
 """Derivatives of functions of pytrees: products with the Hessian, and what proves them right."""
 
 from hvplib.ad.check import CheckReport, check_hvp
+from hvplib.ad.hessian import hessian
 from hvplib.ad.hvp import hvp
 from hvplib.ad.inputs import STRATEGIES
 from hvplib.ad.local_model import LocalModel, local_model
@@ -14,6 +15,7 @@ __all__ = [
     "LocalModel",
     "Report",
     "check_hvp",
+    "hessian",
     "hvp",
     "local_model",
 ]

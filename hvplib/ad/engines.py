@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -84,52 +84,70 @@ class GraphEngine:
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
                 return self.product([v.clone() for v in tangents])
-        return self._backward([tangents[index] for index in self._live], batched=False)
+        return self._pull(self._outputs, self._of_live(tangents), batched=False)
 
     def block(self, tangents: Sequence[Tensor], width: int) -> Sequence[Tensor]:
         if width > 1 and self._batched is not False:
-            with derivative():
-                batched = self._try_batched(tangents)
+            batched = self._try_batched(tangents)
             if batched is not None:
                 return batched
         columns = [self.product([v[j] for v in tangents]) for j in range(width)]
         return [torch.stack(parts) for parts in zip(*columns, strict=True)]
 
+    def rows(self, leaf: int, vectors: Tensor) -> Sequence[Tensor]:
+        """For vectors (k, *shape of that leaf): the rows of H that they select or combine, for every leaf.
+
+        Cheaper than `block` with zeros for the other leaves: only this leaf's gradient is pulled back.
+        """
+        if leaf not in self._live:
+            return [x.new_zeros((vectors.shape[0], *x.shape)) for x in self._leaves]
+        output = self._outputs[self._live.index(leaf)]
+        if self._batched is not False:
+            batched = self._guarded(lambda: self._pull([output], [vectors], batched=True))
+            if batched is not None:
+                return batched
+        singles = [self._pull([output], [v], batched=False) for v in vectors]
+        return [torch.stack(parts) for parts in zip(*singles, strict=True)]
+
     def _try_batched(self, tangents: Sequence[Tensor]) -> Sequence[Tensor] | None:
         """One batched backward pass; None where an operation has no batching rule, or a wrong one."""
-        # Without a batching rule vmap would loop over single operations, slower than the loop over products.
-        allowed = torch._C._functorch._is_vmap_fallback_enabled()
-        torch._C._functorch._set_vmap_fallback_enabled(False)
-        try:
-            result = self._backward([tangents[index] for index in self._live], batched=True)
-        except RuntimeError as error:
-            if not is_missing_derivative(error):
-                raise
-            self._batched = False
-            self.attempts.append(Attempt("batched products", str(error).splitlines()[0]))
-            return None
-        finally:
-            torch._C._functorch._set_vmap_fallback_enabled(allowed)
-        if self._batched is None:
+        result = self._guarded(lambda: self._pull(self._outputs, self._of_live(tangents), batched=True))
+        if result is not None and self._batched is None:
             single = self.product([v[0] for v in tangents])
             check = agreement([r[0] for r in result], single, "batched against single")
             self.checks.append(check)
             self._batched = bool(check.passed)
         return result if self._batched else None
 
-    def _backward(self, tangents: Sequence[Tensor], *, batched: bool) -> Sequence[Tensor]:
-        products = torch.autograd.grad(
-            self._outputs,
-            self._leaves,
-            tangents,
-            retain_graph=True,
-            allow_unused=True,
-            is_grads_batched=batched,
-        )
-        lead = tangents[0].shape[:1] if batched else ()
-        return [
-            x.new_zeros((*lead, *x.shape)) if p is None else p for p, x in zip(products, self._leaves, strict=True)
-        ]
+    def _guarded(self, batched: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor] | None:
+        """`batched()`, or None (now and from here on) where an operation has no batching rule."""
+        # Without a rule vmap would loop over single operations, slower than the loop over products.
+        with derivative():
+            allowed = torch._C._functorch._is_vmap_fallback_enabled()
+            torch._C._functorch._set_vmap_fallback_enabled(False)
+            try:
+                return batched()
+            except RuntimeError as error:
+                if not is_missing_derivative(error):
+                    raise
+                self._batched = False
+                self.attempts.append(Attempt("batched products", str(error).splitlines()[0]))
+                return None
+            finally:
+                torch._C._functorch._set_vmap_fallback_enabled(allowed)
+
+    def _of_live(self, tangents: Sequence[Tensor]) -> list[Tensor]:
+        return [tangents[index] for index in self._live]
+
+    def _pull(self, outputs: list[Tensor], vectors: Sequence[Tensor], *, batched: bool) -> Sequence[Tensor]:
+        """⟨outputs, vectors⟩ differentiated: one backward pass through the kept graph, or one for a batch."""
+
+        def pull(*cotangents: Tensor) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(
+                outputs, self._leaves, cotangents, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+
+        return torch.func.vmap(pull)(*vectors) if batched else pull(*vectors)
 
     def nbytes(self) -> int:
         return graph_bytes(self._outputs, self._leaves)

@@ -55,11 +55,20 @@ def graph_bytes(outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> int:
     total = 0
     for node in _nodes(outputs):
         for tensor in _saved(node):
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in counted:
-                counted.add(storage.data_ptr())
-                total += storage.nbytes()
+            key, size = _storage(tensor)
+            if key not in counted:
+                counted.add(key)
+                total += size
     return total
+
+
+def _storage(tensor: Tensor) -> tuple[int, int]:
+    """What identifies the storage, and its bytes."""
+    try:
+        storage = tensor.untyped_storage()
+        return storage.data_ptr(), storage.nbytes()
+    except RuntimeError:  # a tensor of a torch.func transform inside func shows no storage
+        return id(tensor), tensor.numel() * tensor.element_size()
 
 
 def _nodes(outputs: Sequence[Tensor]) -> Iterator[Any]:

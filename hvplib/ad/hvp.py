@@ -22,6 +22,7 @@ from hvplib.ad.strategies import (
     functional_reverse,
     reverse_over_reverse,
 )
+from hvplib.ad.transforms import in_transform
 
 __all__ = ["hvp", "product"]
 
@@ -94,11 +95,6 @@ def product(objective: Objective, primals: Sequence[Tensor], tangents: Sequence[
         outcome = _by_name(objective, primals, tangents, strategy, connected=connected)
     captured = torch.is_grad_enabled() and outcome.facts.captured
     return outcome if connected or captured else outcome.detached()
-
-
-def in_transform() -> bool:
-    """Whether a torch.func transform (vmap, grad, jvp, ...) is in force around the caller."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _by_name(

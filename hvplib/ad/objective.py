@@ -6,6 +6,7 @@ same noise and the same captured state, and none leaves a trace in them.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 from hvplib.ad.inputs import call
 from hvplib.ad.randomness import RandomState
 from hvplib.ad.remedies import Remedies, Way
+from hvplib.ad.transforms import is_wrapped, outside_transforms
 from hvplib.errors import OutputError
 
 __all__ = ["Objective"]
@@ -34,6 +36,8 @@ class Objective:
     Attributes:
         used: Names of the remedies that were met, over all evaluations.
         singular: Whether an evaluation met a point where torch's formulas break down (see `singular`).
+        detached: Whether func cut a graph by `.detach()`.
+        escaped: Whether func turned a tensor into plain numbers, or computed under no_grad.
         clones_inference: Whether inference tensors that func captures are cloned before use.
         aux: What func returned beside its value, at the last evaluation.
     """
@@ -49,6 +53,8 @@ class Objective:
         self.used: set[str] = set()
         self.singular = False
         self.clones_inference = False
+        self.detached = False
+        self.escaped = False
         self.aux: Any = None
         self._written: dict[int, tuple[Tensor, Tensor]] = {}
         self._stops: list[Any] | None = None
@@ -56,19 +62,29 @@ class Objective:
 
     def __call__(self, leaves: Sequence[Tensor], way: Way) -> Tensor:
         """The scalar value at these leaves (0-d), with the graph that the caller's mode records."""
-        try:
-            output = self._evaluate(leaves, way)
-        except RuntimeError as error:
-            if "Inference tensors cannot be saved" not in str(error) or self.clones_inference:
-                raise
-            self.clones_inference = True
-            self.used.add("inference tensors cloned")
-            output = self._evaluate(leaves, way)
+        output = self.evaluate(leaves, way)
         if self._has_aux:
             if type(output) is not tuple or len(output) != 2:
                 raise OutputError(f"func must return (scalar, aux) with has_aux=True, got {_describe(output)}")
             output, self.aux = output
         return scalar(output)
+
+    def then(self, reduce: Callable[[Any], Tensor]) -> Objective:
+        """The objective whose function is `reduce` after this one's; it shares what was remembered and seen."""
+        other = copy.copy(self)
+        other._func = lambda *leaves: reduce(call(self._func, leaves))
+        return other
+
+    def evaluate(self, leaves: Sequence[Tensor], way: Way) -> Any:
+        """What func returns at these leaves, whatever it is."""
+        try:
+            return self._evaluate(leaves, way)
+        except RuntimeError as error:
+            if "Inference tensors cannot be saved" not in str(error) or self.clones_inference:
+                raise
+            self.clones_inference = True
+            self.used.add("inference tensors cloned")
+            return self._evaluate(leaves, way)
 
     def _evaluate(self, leaves: Sequence[Tensor], way: Way) -> Any:
         self.reset()
@@ -81,7 +97,7 @@ class Objective:
         if not self._written:
             return
         kept = {id(leaf) for leaf in tree_flatten(self.aux)[0]}
-        with torch.no_grad():
+        with torch.no_grad(), outside_transforms():
             while self._written:
                 key, (tensor, before) = self._written.popitem()
                 # A tensor that func made itself is held by nothing but this frame by now, and must keep its
@@ -93,7 +109,9 @@ class Objective:
         """Note that func is about to write into this tensor, which may be the user's."""
         while tensor._is_view() and isinstance(tensor._base, Tensor):
             tensor = tensor._base
-        if tensor.grad_fn is None and id(tensor) not in self._written and not self.functional:
+        if tensor.grad_fn is not None or id(tensor) in self._written or is_wrapped(tensor):
+            return
+        with outside_transforms():
             self._written[id(tensor)] = tensor, tensor.detach().clone()
 
     def stop(self, compute: Callable[[], Any], target: Tensor | None = None) -> Any:

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from hvplib.ad.decompositions import REPLACEMENTS, WRONG_BY_FORWARD, WRONG_BY_REVERSE
 from hvplib.ad.singular import SINGULAR, is_singular
+from hvplib.ad.transforms import in_transform, is_wrapped, outside_transforms
 from hvplib.errors import DerivativeError
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Remedies(TorchFunctionMode):
 
     def constant(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], *, writes: bool) -> Any:
         """Run `func` where its result is a constant to autograd, and make it one to forward mode too."""
+        self.objective.escaped = True
         if writes and args and isinstance(args[0], Tensor):
             self.objective.will_write(args[0])
         target = args[0] if writes and args else kwargs.get("out")
@@ -99,12 +101,21 @@ def _detached(value: Any) -> Any:
 def _write(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if args and isinstance(args[0], Tensor):
         mode.objective.will_write(args[0])
+    if in_transform() and not any(isinstance(t, Tensor) and is_wrapped(t) for t in tree_flatten((args, kwargs))[0]):
+        with outside_transforms():  # a counter of the module, say: transforms forbid writes to captured tensors
+            return func(*args, **kwargs)
     return func(*args, **kwargs)
 
 
 def _stop(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    mode.objective.detached = True
     if func == _DATA:  # `.data` does not stop forward mode, `.detach()` does
         func = Tensor.detach
+    return mode.objective.stop(lambda: func(*args, **kwargs))
+
+
+def _escape(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    mode.objective.escaped = True
     return mode.objective.stop(lambda: func(*args, **kwargs))
 
 
@@ -195,5 +206,6 @@ _handlers: dict[Any, Handler | None] = {
     F.batch_norm: _batch_statistics,
     F.instance_norm: _batch_statistics,
     Tensor.backward: _refuse_backward,
-    **dict.fromkeys([Tensor.detach, torch.detach, _DATA, Tensor.item, Tensor.tolist, Tensor.__float__], _stop),
+    **dict.fromkeys([Tensor.detach, torch.detach, _DATA], _stop),
+    **dict.fromkeys([Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.numpy, Tensor.__array__], _escape),
 }

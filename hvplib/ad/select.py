@@ -128,12 +128,14 @@ def _independent(
     elsewhere = [torch.add(x.detach(), v.detach()) for x, v in zip(primals, tangents, strict=True)]
     there = gradient(lambda xs: objective(xs, "plain"), elsewhere)[0]
     moved = float((there - value.detach()).abs())
-    constant = moved == 0.0 or not math.isfinite(moved)
+    # Cutting everything by .detach() is a declaration; plain numbers and no_grad are rather an accident.
+    declared = objective.detached and not objective.escaped
+    constant = moved == 0.0 or not math.isfinite(moved) or declared
     detail = "" if constant else (
         "func's value changes with primals but carries no derivative: it is computed under no_grad, through "
         ".detach(), .item() or NumPy, or comes from a cache; compute it with differentiable torch operations"
     )
-    return Check("func is constant", moved, 0.0, constant, detail)
+    return Check("func is constant, or cut by .detach()", moved, 0.0, constant, detail)
 
 
 def raise_if_func_itself_fails(objective: Objective, primals: Sequence[Tensor]) -> None:

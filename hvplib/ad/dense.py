@@ -1,0 +1,192 @@
+"""The assembly of a dense Hessian: unit vectors pushed in chunks, rows put where they belong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as fwAD
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from hvplib.ad.axes import Axis, Group, Piece
+from hvplib.ad.memory import chunk_width, require, with_backoff
+from hvplib.ad.objective import Objective
+from hvplib.ad.rows import Rows, row_source
+from hvplib.ad.transforms import in_transform
+from hvplib.errors import OutputError
+
+__all__ = ["Dense"]
+
+
+class Dense:
+    """One computation of a (partial) Hessian of `func`, a function of flat leaves.
+
+    Args:
+        func: Returns a tensor or a pytree of tensors, or with `has_aux` a pair (output, aux).
+        leaves: The tensors to differentiate with respect to.
+        sides: What the rows and the columns are.
+        strategy, chunk_size, has_aux: As in `hessian`.
+    """
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        leaves: Sequence[Tensor],
+        sides: tuple[Axis, Axis],
+        strategy: str,
+        chunk_size: int | str | None,
+        *,
+        has_aux: bool,
+    ) -> None:
+        self._func = func
+        self._leaves = list(leaves)
+        self._rows, self._columns = sides
+        self._strategy = strategy
+        self._chunk_size = chunk_size
+        self._has_aux = has_aux
+        self._functional = in_transform() or fwAD._current_level >= 0
+
+    def compute(self) -> Any:
+        """The Hessian in its containers, with aux beside it if asked for."""
+        outputs, spec, aux = self._outputs()
+        wants_graph = torch.is_grad_enabled() and any(t.requires_grad for t in (*self._leaves, *outputs))
+        if not self._functional and not wants_graph:
+            self._check_memory(outputs)
+        # H is symmetric: the shorter side is pushed.
+        swapped = len(self._columns) < len(self._rows)
+        down, across = (self._columns, self._rows) if swapped else (self._rows, self._columns)
+        results = []
+        for index, output in enumerate(outputs):
+            blocks = self._blocks(index, output, down, across, wants_graph)
+            if swapped:
+                blocks = [
+                    [blocks[i][j].mT for i in range(len(down.groups))] for j in range(len(across.groups))
+                ]
+            results.append(self._assembled(blocks, output))
+        hessian = tree_unflatten(results, spec)
+        return (hessian, aux) if self._has_aux else hessian
+
+    def _assembled(self, blocks: list[list[Tensor]], output: Tensor) -> Any:
+        """Blocks (M, n_i, n_j) in the shapes and containers of the caller."""
+        return self._rows.assemble(
+            [
+                self._columns.assemble(
+                    [
+                        block.to(row.dtype).reshape((*output.shape, *row.shape, *column.shape))
+                        for block, column in zip(line, self._columns.groups, strict=True)
+                    ]
+                )
+                for line, row in zip(blocks, self._rows.groups, strict=True)
+            ]
+        )
+
+    def _blocks(
+        self, index: int, output: Tensor, down: Axis, across: Axis, wants_graph: bool
+    ) -> list[list[Tensor]]:
+        """The blocks (M, n_i, n_j) of one output, for the groups i of `down` and j of `across`."""
+        objective = Objective(
+            lambda *leaves: self._component(leaves, index),
+            tree_flatten(tuple(self._leaves))[1],
+            functional=self._functional,
+        )
+        try:
+            rows = row_source(objective, self._leaves, output, self._strategy, wants_graph=wants_graph)
+            return [_block_row(rows, group, across, self._width(rows, output, group)) for group in down.groups]
+        finally:
+            objective.reset()
+
+    def _component(self, leaves: Sequence[Tensor], index: int) -> Tensor:
+        output = self._func(*leaves)
+        component: Tensor = tree_flatten(output[0] if self._has_aux else output)[0][index]
+        return component
+
+    def _outputs(self) -> tuple[list[Tensor], TreeSpec, Any]:
+        """One evaluation, for the shapes of what func returns."""
+        probe = Objective(self._func, tree_flatten(tuple(self._leaves))[1], functional=self._functional)
+        try:
+            output = probe.evaluate(self._leaves, "plain")
+        finally:
+            probe.reset()
+        aux = None
+        if self._has_aux:
+            if type(output) is not tuple or len(output) != 2:
+                raise OutputError(f"func must return (output, aux) with has_aux=True, got {type(output).__name__}")
+            output, aux = output
+        outputs, spec = tree_flatten(output)
+        for leaf in outputs:
+            if not isinstance(leaf, Tensor) or not leaf.dtype.is_floating_point:
+                got = leaf.dtype if isinstance(leaf, Tensor) else type(leaf).__name__
+                raise OutputError(
+                    f"func must return only tensors of real floating point numbers, got {got} "
+                    "(expected f(*primals) to return only tensors)"
+                )
+        return outputs, spec, aux
+
+    def _check_memory(self, outputs: Sequence[Tensor]) -> None:
+        entries = len(self._rows) * len(self._columns) * sum(o.numel() for o in outputs)
+        size = max((x.element_size() for x in self._leaves), default=4)
+        require(
+            entries * size,
+            self._leaves[0].device,
+            f"the dense Hessian ({len(self._rows)} x {len(self._columns)}) of {len(outputs)} output(s)",
+            "use hvplib.HessianOperator, which never forms it, or ask for a part with rows= or columns=",
+        )
+
+    def _width(self, rows: Rows, output: Tensor, group: Group) -> int:
+        count = max(1, len(group) * output.numel())
+        if self._chunk_size is None:
+            return count
+        if isinstance(self._chunk_size, int):
+            return self._chunk_size
+        if self._functional:
+            return min(count, 128)  # values of the caller's transform: nothing can be measured
+        return chunk_width(rows.bytes_per_vector(), count, self._leaves[0].device)
+
+
+def _block_row(rows: Rows, group: Group, across: Axis, width: int) -> list[Tensor]:
+    """The blocks of one group of rows against all groups of columns: (M, n_i, n_j) each."""
+    if not rows.components * len(group) * len(across):
+        size = rows.components, len(group)
+        return [torch.zeros((*size, len(other)), dtype=group.dtype, device=rows.device) for other in across.groups]
+    if rows.plain and rows.components == 1:
+        return _filled(rows, group, across, width)
+    return _joined(rows, group, across, width)
+
+
+def _filled(rows: Rows, group: Group, across: Axis, width: int) -> list[Tensor]:
+    """Into tensors made beforehand: memory for the result and one chunk."""
+    results = [
+        torch.empty((1, len(group), len(other)), dtype=group.dtype, device=rows.device) for other in across.groups
+    ]
+    for piece in group.pieces:
+
+        def run(start: int, stop: int, piece: Piece = piece) -> None:
+            products = rows.push(piece, start, stop)
+            at = slice(start, stop) if group.whole is not None else piece.positions[start:stop].to(rows.device)
+            for result, other in zip(results, across.groups, strict=True):
+                result[0, at] = other.take(products).to(result)
+
+        with_backoff(run, piece.offsets.numel(), width)
+    return results
+
+
+def _joined(rows: Rows, group: Group, across: Axis, width: int) -> list[Tensor]:
+    """By concatenation: for several components, inside transforms, and where the result carries a graph."""
+    per_piece: list[list[Tensor]] = [[] for _ in across.groups]
+    for piece in group.pieces:
+        chunks: list[list[Tensor]] = []
+
+        def run(start: int, stop: int, piece: Piece = piece, chunks: list[list[Tensor]] = chunks) -> None:
+            products = rows.push(piece, start, stop)
+            chunks.append([other.take(products) for other in across.groups])
+
+        with_backoff(run, rows.components * piece.offsets.numel(), width)
+        for joined, parts in zip(per_piece, zip(*chunks, strict=True), strict=True):
+            joined.append(torch.cat(parts).reshape(rows.components, piece.offsets.numel(), -1))
+    order = torch.cat([piece.positions for piece in group.pieces]).argsort().to(rows.device)
+    return [
+        parts[0] if group.whole is not None else torch.cat(parts, dim=1).index_select(1, order)
+        for parts in per_piece
+    ]

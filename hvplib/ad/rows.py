@@ -1,0 +1,220 @@
+"""Where the rows of a dense Hessian come from: a kept graph, products pushed afresh, or one product at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hvplib.ad.axes import Piece
+from hvplib.ad.engines import GraphEngine, RecomputeEngine
+from hvplib.ad.graph import graph_bytes
+from hvplib.ad.objective import Objective
+from hvplib.ad.report import Attempt
+from hvplib.ad.select import FORWARD, REVERSE, is_missing_derivative, refusal, select
+from hvplib.ad.strategies import fresh, functional_forward, functional_reverse
+from hvplib.ad.verify import agreement, probes
+from hvplib.errors import DerivativeError
+
+__all__ = ["Rows", "row_source"]
+
+
+class Rows(Protocol):
+    """A source of rows of the Hessians of the components of one output.
+
+    Attributes:
+        components: How many numbers the output has, M.
+        plain: Whether rows are plain numbers (no graph, no transform around them).
+        device: Where they are.
+    """
+
+    components: int
+    plain: bool
+    device: torch.device
+
+    def push(self, piece: Piece, start: int, stop: int) -> Sequence[Tensor]:
+        """Rows start ... stop - 1 of the M · len(piece) rows of `piece`, component by component.
+
+        One tensor (stop - start, *shape) per leaf.
+        """
+        ...
+
+    def bytes_per_vector(self) -> int:
+        """About how much memory each row pushed at once takes."""
+        ...
+
+
+def row_source(
+    objective: Objective, leaves: Sequence[Tensor], output: Tensor, strategy: str, *, wants_graph: bool
+) -> Rows:
+    """The fastest source that is right here.
+
+    Args:
+        objective: Its function returns the output tensor.
+        leaves: Primals.
+        output: What it returns at the leaves, for its shape.
+        strategy: As in `hessian`.
+        wants_graph: Whether the rows must carry a graph for further derivatives.
+    """
+    if objective.functional or wants_graph:
+        if strategy == "finite-difference":
+            raise DerivativeError('strategy="finite-difference" carries no graph and composes with no transform')
+        return PushedRows(objective, leaves, output, strategy, plain=False)
+    if not output.numel() or not any(x.numel() for x in leaves):
+        return PushedRows(objective, leaves, output, strategy, plain=True)
+    if strategy in ("auto", REVERSE) and output.numel() == 1:
+        engine = GraphEngine.build(objective, leaves)
+        if isinstance(engine, GraphEngine):
+            if strategy == REVERSE or _right(engine, objective, leaves):
+                return KeptRows(engine, leaves)
+        elif strategy == REVERSE:
+            raise engine
+    if strategy != "finite-difference":
+        pushed = PushedRows(objective, leaves, output, strategy, plain=True)
+        if strategy != "auto" or pushed.is_right():
+            return pushed
+    return SingleRows(objective, leaves, output, strategy)
+
+
+def _right(engine: GraphEngine, objective: Objective, leaves: Sequence[Tensor]) -> bool:
+    """Whether the kept graph gives the product that `hvp` gives, for one random vector, singly and in a batch."""
+    (v,) = probes(leaves, 1)
+    expected = select(objective, [x.detach() for x in leaves], v).outcome.product
+    try:
+        single = engine.product(v)
+    except RuntimeError as error:
+        if not is_missing_derivative(error):
+            raise
+        return False
+    engine.block([t.unsqueeze(0).expand(2, *t.shape) for t in v], 2)  # settles whether batches are right
+    return bool(agreement(single, expected, "kept graph against hvp").passed)
+
+
+class KeptRows:
+    """Rows of a scalar's Hessian through the kept graph of its gradient."""
+
+    components = 1
+    plain = True
+
+    def __init__(self, engine: GraphEngine, leaves: Sequence[Tensor]) -> None:
+        self._engine = engine
+        self._leaves = leaves
+        self.device = leaves[0].device
+
+    def push(self, piece: Piece, start: int, stop: int) -> Sequence[Tensor]:
+        return self._engine.rows(piece.leaf, piece.units(start, stop, self._leaves[piece.leaf].detach()))
+
+    def bytes_per_vector(self) -> int:
+        return self._engine.nbytes() + 2 * _bytes(self._leaves)
+
+
+class PushedRows:
+    """Forward-over-reverse under vmap, for unit vectors of the leaf and of the output at the same time.
+
+    vmap is outside of the derivative: inside (`jacrev` within `jvp`), torch 2.13 is silently wrong through
+    LayerNorm and BatchNorm.
+    """
+
+    def __init__(
+        self, objective: Objective, leaves: Sequence[Tensor], output: Tensor, strategy: str, *, plain: bool
+    ) -> None:
+        self._objective = objective
+        self._leaves = [fresh(x).detach() if plain else x for x in leaves]
+        self._output = output.detach()
+        self._strategy = strategy
+        self._way = functional_reverse if strategy == REVERSE else functional_forward
+        self.components = output.numel()
+        self.plain = plain
+        self.device = leaves[0].device
+
+    def push(self, piece: Piece, start: int, stop: int) -> Sequence[Tensor]:
+        entries = torch.arange(start, stop)
+        size = piece.offsets.numel()
+        cotangents = self._output.new_zeros((stop - start, self.components))
+        cotangents[entries - start, entries // size] = 1
+        owner = self._leaves[piece.leaf]
+        units = owner.new_zeros((stop - start, owner.numel()))
+        units[entries - start, piece.offsets[entries % size]] = 1
+        vectors = [
+            units.reshape((-1, *x.shape)) if index == piece.leaf else x.new_zeros(x.shape).expand(stop - start, *x.shape)
+            for index, x in enumerate(self._leaves)
+        ]
+        return self._products(cotangents.reshape((-1, *self._output.shape)), vectors)
+
+    def is_right(self) -> bool:
+        """Whether a batch of two equals what `hvp` gives, for a random combination of the components."""
+        (v,) = probes(self._leaves, 1)
+        ((c,),) = probes([self._output], 1, seed=1)
+        expected = select(self._contracted(c), self._leaves, v).outcome.product
+        try:
+            batch = self._products(torch.stack([c, c]), [torch.stack([t, t]) for t in v])
+        except RuntimeError as error:
+            if not is_missing_derivative(error):
+                raise
+            return False
+        return bool(agreement([b[1] for b in batch], expected, "vmapped products against hvp").passed)
+
+    def _products(self, cotangents: Tensor, vectors: Sequence[Tensor]) -> Sequence[Tensor]:
+        def product(cotangent: Tensor, *tangents: Tensor) -> tuple[Tensor, ...]:
+            outcome = self._way(self._contracted(cotangent), self._leaves, tangents)
+            return tuple(outcome.product)
+
+        pushed = torch.func.vmap(product, randomness="same")
+        try:
+            return pushed(cotangents, *vectors)
+        except RuntimeError as error:
+            if not self._falls_back(error):
+                raise
+            self._way = functional_reverse
+            return pushed(cotangents, *vectors)
+
+    def _falls_back(self, error: RuntimeError) -> bool:
+        """Whether another way may be tried: not for a custom function, of which nothing is known here."""
+        if not is_missing_derivative(error) or self._way is functional_reverse:
+            return False
+        if self._strategy == FORWARD or "autograd.Function" in str(error):
+            raise refusal([Attempt(FORWARD, str(error).splitlines()[0])], error) from error
+        return True
+
+    def _contracted(self, cotangent: Tensor) -> Objective:
+        return self._objective.then(lambda output: (output * cotangent).sum())
+
+    def bytes_per_vector(self) -> int:
+        leaves = [fresh(x) for x in self._leaves]
+        with torch.enable_grad():
+            value = self._objective.evaluate(leaves, "plain")
+        kept = graph_bytes([value], leaves) if value.requires_grad else 0
+        return 4 * kept + 3 * _bytes(self._leaves)
+
+
+class SingleRows:
+    """One product at a time, by the ladder of `hvp`: where nothing can be batched."""
+
+    plain = True
+
+    def __init__(self, objective: Objective, leaves: Sequence[Tensor], output: Tensor, strategy: str) -> None:
+        self._leaves = leaves
+        self.components = output.numel()
+        self.device = leaves[0].device
+        self._engines = [
+            RecomputeEngine(objective.then(lambda y, m=m: y.reshape(-1)[m]), leaves, strategy)
+            for m in range(self.components)
+        ]
+
+    def push(self, piece: Piece, start: int, stop: int) -> Sequence[Tensor]:
+        size = piece.offsets.numel()
+        rows = []
+        for entry in range(start, stop):
+            unit = piece.units(entry % size, entry % size + 1, self._leaves[piece.leaf].detach())[0]
+            tangents = [unit if i == piece.leaf else torch.zeros_like(x) for i, x in enumerate(self._leaves)]
+            rows.append(self._engines[entry // size].product(tangents))
+        return [torch.stack(parts) for parts in zip(*rows, strict=True)]
+
+    def bytes_per_vector(self) -> int:
+        return _bytes(self._leaves)
+
+
+def _bytes(leaves: Sequence[Tensor]) -> int:
+    return sum(x.numel() * x.element_size() for x in leaves)
