@@ -2,5 +2,15 @@
 
 from hvplib.operators.base import Operator
 from hvplib.operators.basic import Diagonal, FunctionOperator, Identity, LowRank, Matrix, SciPyOperator
+from hvplib.operators.curvature import HessianOperator
 
-__all__ = ["Diagonal", "FunctionOperator", "Identity", "LowRank", "Matrix", "Operator", "SciPyOperator"]
+__all__ = [
+    "Diagonal",
+    "FunctionOperator",
+    "HessianOperator",
+    "Identity",
+    "LowRank",
+    "Matrix",
+    "Operator",
+    "SciPyOperator",
+]

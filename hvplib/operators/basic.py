@@ -117,7 +117,8 @@ class LowRank(Operator):
         values = factor.new_ones(factor.shape[1]) if values is None else values.detach().to(factor)
         if values.shape != factor.shape[1:]:
             raise ValueError(
-                f"values must have shape ({factor.shape[1]},), like the columns of factor, got {tuple(values.shape)}"
+                f"values must have shape ({factor.shape[1]},), one per column of factor, "
+                f"got {tuple(values.shape)}"
             )
         size = factor.shape[0]
         super().__init__(

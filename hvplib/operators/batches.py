@@ -1,0 +1,239 @@
+"""The weighted sum over mini-batches of what each of them contributes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hvplib.ad.memory import chunk_width, free_bytes, with_backoff
+from hvplib.ad.report import Report
+from hvplib.operators.data import changed, fingerprint, length
+from hvplib.operators.noise import replayed
+from hvplib.space import Space
+
+__all__ = ["BatchSum", "Term"]
+
+# Of the memory that is free at the start, for the linearisations that are kept.
+_KEPT_SHARE = 0.5
+# Batches that are read twice at the start to see whether the data come again as they were.
+_COMPARED_BATCHES = 2
+
+
+class Term(Protocol):
+    """What one batch contributes, linearised: `hvplib.LocalModel` is one. Its `aux` is the batch's weight."""
+
+    value: Tensor
+    gradient: Any
+    aux: Any
+
+    @property
+    def report(self) -> Report: ...
+    @property
+    def nbytes(self) -> int: ...
+    def hvp(self, v: Any) -> Any: ...
+    def hvp_block(self, V: Any) -> Any: ...
+    def release(self) -> None: ...
+
+
+class BatchSum:
+    """X ↦ Σ_b w_b H_b X over batches b, with Σ_b w_b, Σ_b w_b f_b and Σ_b w_b ∇f_b from one first pass.
+
+    The sums are not divided by the weight: parts of the data (on several machines) add up. A batch of weight
+    0 counts for nothing, even where its loss is not a number.
+
+    Args:
+        linearize: From (arguments (batch,) or (), index, whether to verify) to the batch's `Term`.
+        data: Re-iterable of batches; None for one term without data.
+        space: Space of the parameters.
+        memory_budget: Bytes for linearisations that are kept from product to product, "auto" for half of the
+            free memory. The others are computed anew at each pass.
+        verify: Whether the first term of all is verified, and where no graph can be kept, every one.
+        check_deterministic: Whether to read the first batches twice and linearise the first one twice.
+        seed: Seed of what the loader draws from the global generators.
+        suspect: What to name if the first term comes out otherwise when computed again.
+        bar: Wraps an iterable of the batches, given a description and their number (if known).
+
+    Attributes:
+        value: Σ_b w_b f_b, 0-d.
+        gradient: Σ_b w_b ∇f_b (n,).
+        total_weight: Σ_b w_b.
+        num_batches: Number of batches.
+        num_kept: How many of them stay linearised.
+        report: How the first one is multiplied.
+    """
+
+    def __init__(
+        self,
+        linearize: Callable[[tuple[Any, ...], int, bool], Term],
+        data: Iterable[Any] | None,
+        *,
+        space: Space,
+        memory_budget: int | Literal["auto"],
+        verify: bool,
+        check_deterministic: bool,
+        seed: int,
+        suspect: str,
+        bar: Callable[[Iterable[Any], str, int | None], Iterable[Any]],
+    ) -> None:
+        self._linearize = linearize
+        self._data = data
+        self._space = space
+        self._seed = seed
+        self._suspect = suspect
+        self._bar = bar
+        self._verify_next = verify
+        self._check_next = check_deterministic
+        self._terms: list[Term | None] = []
+        self._weights: list[float] = []
+        self._nbytes: list[int] = []
+        self._prints: list[int] = []
+        self.report: Report | None = None
+        self.value = torch.zeros((), dtype=space.dtype, device=space.device)
+        self.gradient = torch.zeros(space.size, dtype=space.dtype, device=space.device)
+        budget = int(_KEPT_SHARE * free_bytes(space.device)) if memory_budget == "auto" else memory_budget
+        for index, arguments in enumerate(bar(self._pass(), "linearising", length(data))):
+            budget -= self._append(arguments, index, budget)
+        if not self._weights:
+            raise ValueError("data holds no batch; pass an iterable that is not empty")
+        self.total_weight = float(np.sum(self._weights))
+        if not self.total_weight > 0:
+            raise ValueError("every batch has weight 0: there is nothing to average")
+        if check_deterministic and data is not None:
+            self._compare_passes()
+
+    @property
+    def num_batches(self) -> int:
+        """Number of batches."""
+        return len(self._weights)
+
+    @property
+    def num_kept(self) -> int:
+        """How many of them stay linearised from product to product."""
+        return sum(term is not None for term in self._terms)
+
+    def product(self, X: Tensor) -> Tensor:
+        """Σ_b w_b H_b X for X (n, k); the batches are the outer loop, so that a block pays for each once."""
+        count = X.shape[1]
+        total = torch.zeros(count, self._space.size, dtype=X.dtype, device=X.device).mT
+        if count == 0:
+            return total
+        tangent = self._space.unflatten(X[:, 0]) if count == 1 else None
+        for term, weight, nbytes in self._live_terms():
+            if tangent is not None:
+                self._space.add_(total[:, 0], term.hvp(tangent), weight=weight)
+            else:
+                self._add_block(total, term, X, weight, nbytes)
+        return total
+
+    def _add_block(self, total: Tensor, term: Term, X: Tensor, weight: float, nbytes: int) -> None:
+        def run(start: int, stop: int) -> None:
+            result = term.hvp_block(self._space.unflatten_block(X[:, start:stop]))
+            self._space.add_(total[:, start:stop], result, weight=weight)
+
+        count = X.shape[1]
+        per_vector = nbytes + 2 * self._space.size * X.element_size()
+        with_backoff(run, count, chunk_width(per_vector, count, X.device))
+
+    def _live_terms(self) -> Iterator[tuple[Term, float, int]]:
+        """The terms that count, with weight and size: those kept, and the others computed anew."""
+        kept = [
+            (term, weight, nbytes)
+            for term, weight, nbytes in zip(self._terms, self._weights, self._nbytes, strict=True)
+            if term is not None
+        ]
+        if len(kept) == np.count_nonzero(self._weights):
+            yield from kept
+            return
+        seen = 0
+        for index, arguments in enumerate(self._bar(self._pass(), "product", self.num_batches)):
+            self._check_same(arguments, index)
+            seen = index + 1
+            if self._weights[index] == 0:
+                continue
+            term = self._terms[index] or self._linearize(arguments, index, self._verify_next)
+            yield term, self._weights[index], self._nbytes[index]
+            if self._terms[index] is None:
+                term.release()
+        if seen != self.num_batches:
+            raise RuntimeError(changed(self._data, f"{seen} batches instead of {self.num_batches}"))
+
+    def _pass(self) -> Iterator[tuple[Any, ...]]:
+        if self._data is None:
+            return iter([()])
+        return ((batch,) for batch in replayed(self._data, self._seed))
+
+    def _append(self, arguments: tuple[Any, ...], index: int, budget: int) -> int:
+        """Take in one batch at the first pass; the bytes that are kept of it."""
+        term = self._linearize(arguments, index, self._verify_next)
+        weight = _weight(term.aux)
+        self._weights.append(weight)
+        self._prints.append(fingerprint(arguments))
+        if weight == 0:
+            term.release()
+            self._terms.append(None)
+            self._nbytes.append(0)
+            return 0
+        self._space.add_(self.gradient, term.gradient, weight=weight)
+        self.value.add_(term.value.to(self.value), alpha=weight)
+        if self._check_next:
+            self._compare_calls(term, arguments, index)
+        if self._verify_next:
+            term.hvp(self._space.unflatten(self._space.random(generator=0)))
+            # What proved right with a kept graph is used for the other batches as it is. A term that keeps
+            # nothing found its own way to multiply, and the others must find theirs.
+            self._verify_next = term.nbytes == 0
+        if self.report is None:
+            self.report = term.report
+        nbytes = term.nbytes
+        fits = nbytes <= budget
+        if not fits:
+            term.release()
+        self._terms.append(term if fits else None)
+        self._nbytes.append(nbytes)
+        return nbytes if fits else 0
+
+    def _compare_calls(self, term: Term, arguments: tuple[Any, ...], index: int) -> None:
+        self._check_next = False
+        again = self._linearize(arguments, index, False)
+        first, second = self._space.flatten(term.gradient), self._space.flatten(again.gradient)
+        again.release()
+        if not bool(first.isfinite().all()):
+            return
+        difference = float((first - second).norm() / first.norm().clamp(min=torch.finfo(first.dtype).tiny))
+        if not difference <= torch.finfo(_coarsest(self._space)).eps ** 0.75:
+            raise RuntimeError(
+                f"the loss is not deterministic: {self._suspect} has another gradient when called again with "
+                f"the same parameters and batch (relative difference {difference:.1e}). Noise from the global "
+                "generators of torch, NumPy and Python is replayed, so it draws from another one, or keeps "
+                "state between calls. Make it a function of its arguments, or pass check_deterministic=False"
+            )
+
+    def _compare_passes(self) -> None:
+        expected = min(_COMPARED_BATCHES, self.num_batches)
+        again = list(islice(self._pass(), expected))
+        if len(again) != expected:
+            raise RuntimeError(changed(self._data, f"{len(again)} batches instead of {self.num_batches}"))
+        for index, arguments in enumerate(again):
+            self._check_same(arguments, index)
+
+    def _check_same(self, arguments: tuple[Any, ...], index: int) -> None:
+        if index >= self.num_batches:
+            raise RuntimeError(changed(self._data, f"more than the {self.num_batches} batches of the first"))
+        if fingerprint(arguments) != self._prints[index]:
+            raise RuntimeError(changed(self._data, f"another batch number {index}"))
+
+
+def _weight(aux: Any) -> float:
+    weight = float(aux)
+    if not 0 <= weight < float("inf"):
+        raise ValueError(f"the weight of a batch must be finite and not negative, got {weight}")
+    return weight
+
+
+def _coarsest(space: Space) -> torch.dtype:
+    return max(space.dtypes, key=lambda dtype: torch.finfo(dtype).eps)

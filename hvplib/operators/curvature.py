@@ -1,0 +1,276 @@
+"""Curvature of a function or of a loss over data, as operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from hvplib.ad.inputs import check_strategy, flatten_primals
+from hvplib.ad.local_model import local_model
+from hvplib.ad.modules import Selection, functional_loss
+from hvplib.ad.report import Report
+from hvplib.operators.base import Operator
+from hvplib.operators.batches import BatchSum, Term
+from hvplib.operators.data import check_data, example_count
+from hvplib.operators.noise import seeded
+from hvplib.space import Space
+
+__all__ = ["HessianOperator"]
+
+
+class HessianOperator(Operator):
+    """v ↦ ∇²f(x) v, where f is a function, or the mean of a loss over mini-batches.
+
+    With data, f = Σ_b w_b f_b / Σ_b w_b over the batches b, whose losses f_b are means. The weight w_b is
+    what the loss returns beside its value (say the number of valid tokens), or `weight(batch)`, or the number
+    of examples (the leading dimension of the batch's first tensor). So uneven batches give the same Hessian
+    as one batch.
+
+    The point is copied: what happens to x later does not change the operator. The gradient of each batch is
+    computed once, with its graph, and a product is one backward pass through it, as long as the graphs fit
+    into `memory_budget`; the remaining batches are differentiated anew at each pass over the data.
+
+    Random numbers that the loss or the loader draws from the global generators (dropout, shuffling,
+    augmentation) are fixed by `seed`, a different noise for each batch and the same at each pass: the
+    operator is symmetric and the same at each product, and the user's generators do not move.
+
+    Args:
+        func: func(x), or func(x, batch) with data; for a tuple x, func(*x) or func(*x, batch). Returns a real
+            scalar tensor, or with data (scalar, weight of the batch).
+        primals: x, a pytree of floating point tensors or a tuple of them.
+        data: Batches of any structure: a list, a DataLoader, or anything else that can be iterated again and
+            again. None for a function without data.
+        weight: Function of a batch that gives its weight, if the loss returns none.
+        reduction: "mean" as above; "sum" for f = Σ_b f_b, without weights.
+        strategy: How products are computed; see `hvplib.hvp`.
+        verify: Whether to check the first products, at the cost of about ten gradients of the first batch.
+        check_deterministic: Whether to make sure that the function and the data are the same at each call:
+            costs one gradient of the first batch, and reading the first two batches again.
+        memory_budget: Bytes for the batches that stay differentiated; "auto" takes half of the free memory.
+        seed: Seed of all noise.
+        progress: Whether to show a bar for passes over the data (needs tqdm).
+
+    Attributes:
+        value: f(x), 0-d tensor.
+        gradient: ∇f(x), a pytree like x.
+        flat_gradient: The same as a vector (n,).
+        primals: The copy of x.
+        report: How products are computed, and the checks that the way has passed.
+        notes: What a user may want to know of a module: which of its parts are noisy in their present mode.
+        num_batches, num_kept: How many batches there are, and how many stay differentiated.
+        total_weight: Σ_b w_b.
+
+    Raises:
+        DerivativeError: No way of multiplying stands up to the checks.
+        RuntimeError: The function or the data are not the same when asked again.
+        TypeError, ValueError: An argument is not as described; the message says what to do.
+
+    Example:
+        >>> import torch
+        >>> rosenbrock = lambda x: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
+        >>> H = HessianOperator(rosenbrock, torch.ones(2, dtype=torch.float64))
+        >>> H @ torch.tensor([1.0, 0.0], dtype=torch.float64)
+        tensor([ 802., -400.], dtype=torch.float64)
+        >>> from scipy.sparse.linalg import eigsh
+        >>> eigsh(H, k=1, return_eigenvectors=False).round(2)
+        array([1001.6])
+    """
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        primals: Any,
+        data: Iterable[Any] | None = None,
+        *,
+        weight: Callable[[Any], Any] | None = None,
+        reduction: Literal["mean", "sum"] = "mean",
+        strategy: str = "auto",
+        verify: bool = True,
+        check_deterministic: bool = True,
+        memory_budget: int | Literal["auto"] = "auto",
+        seed: int = 0,
+        progress: bool = False,
+    ) -> None:
+        check_strategy(strategy)
+        check_data(data)
+        _check_options(data, weight, reduction, memory_budget, seed)
+        flatten_primals(primals)
+        self.primals = tree_map(_copied, primals)
+        space = Space.of(self.primals)
+        super().__init__((space.size, space.size), space.dtype, space.device, symmetric=True, domain=space)
+        self._reduction = reduction
+        # All that is needed to build the operator of the same function at another point.
+        self._settings: dict[str, Any] = {
+            "weight": weight,
+            "reduction": reduction,
+            "strategy": strategy,
+            "memory_budget": memory_budget,
+            "seed": seed,
+            "progress": progress,
+        }
+        self._func = func
+        self._data = data
+        noisy: list[str] = getattr(func, "noisy_modules", list)()
+        self._sum = BatchSum(
+            partial(_linearize, func, self.primals, weight, reduction, strategy, seed),
+            data,
+            space=space,
+            memory_budget=memory_budget,
+            verify=verify,
+            check_deterministic=check_deterministic,
+            seed=seed,
+            suspect=f"the loss, perhaps through {', '.join(noisy)}," if noisy else "the function itself",
+            bar=_bar if progress else _no_bar,
+        )
+        self.notes = tuple(f"{name} keeps one noise, or the statistics of each batch" for name in noisy)
+        self.total_weight = self._sum.total_weight
+        self.flat_gradient = self._sum.gradient / self._divisor
+        self.value = self._sum.value / self._divisor
+
+    @classmethod
+    def from_module(
+        cls,
+        model: nn.Module,
+        loss: Callable[..., Any],
+        data: Iterable[Any] | None = None,
+        *,
+        params: Selection = None,
+        **options: Any,
+    ) -> HessianOperator:
+        """The Hessian of a module's loss with respect to its parameters, as they are now.
+
+        The module is left as it is: parameters, buffers, `.grad`, hooks, mode and random numbers. Pytrees are
+        dicts from the parameters' names.
+
+        Args:
+            model: The module, in the mode (train or eval) that is wanted.
+            loss: loss(model, batch), or loss(model) without data, which returns a scalar or (scalar, weight);
+                or a loss module of torch.nn, for batches (x, y).
+            data: As for `HessianOperator`.
+            params: Which parameters: None (those that require grad), names, glob patterns, compiled regular
+                expressions, layers, a list of these, or a predicate (name, parameter) → bool; see
+                `functional_loss`.
+            options: As for `HessianOperator`.
+
+        Example:
+            >>> import torch
+            >>> model = torch.nn.Linear(3, 2)
+            >>> x, y = torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1])
+            >>> batches = [(x[:4], y[:4]), (x[4:], y[4:])]
+            >>> H = HessianOperator.from_module(model, torch.nn.CrossEntropyLoss(), batches, params="bias")
+            >>> H.shape, (H @ {"bias": torch.ones(2)})["bias"].abs().max() < 1e-6
+            ((2, 2), tensor(True))
+        """
+        func, theta = functional_loss(model, loss, params)
+        reduction = options.get("reduction", "mean")
+        if func.reduction not in (None, reduction):
+            raise ValueError(f'the loss has reduction="{func.reduction}"; pass the operator the same')
+        return cls(func, theta, data, **options)
+
+    def at(self, primals: Any) -> HessianOperator:
+        """The Hessian of the same function at another point, without checking the function again."""
+        return type(self)(
+            self._func, primals, self._data, verify=False, check_deterministic=False, **self._settings
+        )
+
+    @property
+    def gradient(self) -> Any:
+        """∇f(x), a pytree like x."""
+        assert self.domain is not None
+        return self.domain.unflatten(self.flat_gradient)
+
+    @property
+    def report(self) -> Report | None:
+        """How products are computed, and the checks that the way has passed."""
+        return self._sum.report
+
+    @property
+    def num_batches(self) -> int:
+        """How many batches there are."""
+        return self._sum.num_batches
+
+    @property
+    def num_kept(self) -> int:
+        """How many batches stay differentiated from product to product."""
+        return self._sum.num_kept
+
+    @property
+    def _divisor(self) -> float:
+        return self.total_weight if self._reduction == "mean" else 1.0
+
+    def _matmat_torch(self, X: Tensor) -> Tensor:
+        return self._sum.product(X).div_(self._divisor)
+
+
+def _linearize(
+    func: Callable[..., Any],
+    primals: Any,
+    weight: Callable[[Any], Any] | None,
+    reduction: str,
+    strategy: str,
+    seed: int,
+    arguments: tuple[Any, ...],
+    index: int,
+    verify: bool,
+) -> Term:
+    batch_loss = partial(_loss_and_weight, func, weight, reduction, arguments)
+    with seeded(seed, index):
+        return local_model(batch_loss, primals, strategy=strategy, verify=verify, has_aux=True)
+
+
+def _loss_and_weight(
+    func: Callable[..., Any],
+    weight: Callable[[Any], Any] | None,
+    reduction: str,
+    arguments: tuple[Any, ...],
+    *primals: Any,
+) -> tuple[Any, Any]:
+    """The value of one batch and its weight, from whichever of the three sources there is."""
+    output = func(*primals, *arguments)
+    returned = None
+    if type(output) is tuple and len(output) == 2:
+        output, returned = output
+    if returned is not None and (weight is not None or reduction == "sum"):
+        raise ValueError(
+            'the loss returns a weight, which a sum (reduction="sum") has no use for; return the loss alone'
+            if reduction == "sum"
+            else "the loss returns a weight and weight= gives another; keep one of them"
+        )
+    if reduction == "sum" or not arguments:
+        return output, 1.0
+    if returned is None:
+        returned = example_count(arguments[0]) if weight is None else weight(arguments[0])
+    return output, returned
+
+
+def _check_options(data: Any, weight: Any, reduction: Any, memory_budget: Any, seed: Any) -> None:
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f'reduction must be "mean" or "sum", got {reduction!r}')
+    if weight is not None and not callable(weight):
+        raise TypeError(f"weight must be a function of a batch, got {type(weight).__name__}")
+    if weight is not None and (data is None or reduction == "sum"):
+        raise ValueError('weight is for means over data; leave it out without data or with reduction="sum"')
+    if memory_budget != "auto" and not (isinstance(memory_budget, int) and memory_budget >= 0):
+        raise ValueError(f'memory_budget must be "auto" or a number of bytes, got {memory_budget!r}')
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be a non-negative integer, got {seed!r}")
+
+
+def _copied(leaf: Tensor) -> Tensor:
+    with torch.no_grad():
+        return leaf.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _bar(items: Iterable[Any], description: str, total: int | None) -> Iterable[Any]:
+    from hvplib.progress import bar
+
+    return bar(items, description, total)
+
+
+def _no_bar(items: Iterable[Any], _description: str, _total: int | None) -> Iterable[Any]:
+    return items
