@@ -2,7 +2,9 @@
 
 from hvplib.operators.base import Operator
 from hvplib.operators.basic import Diagonal, FunctionOperator, Identity, LowRank, Matrix, SciPyOperator
+from hvplib.operators.check import check_operator
 from hvplib.operators.curvature import HessianOperator
+from hvplib.operators.objective import ScipyObjective, scipy_objective
 
 __all__ = [
     "Diagonal",
@@ -13,4 +15,7 @@ __all__ = [
     "Matrix",
     "Operator",
     "SciPyOperator",
+    "ScipyObjective",
+    "check_operator",
+    "scipy_objective",
 ]

@@ -65,6 +65,7 @@ class BatchSum:
         num_batches: Number of batches.
         num_kept: How many of them stay linearised.
         report: How the first one is multiplied.
+        verify_again: Whether what is linearised from now on is to be verified as well.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class BatchSum:
         self._seed = seed
         self._suspect = suspect
         self._bar = bar
-        self._verify_next = verify
+        self.verify_again = verify
         self._check_next = check_deterministic
         self._terms: list[Term | None] = []
         self._weights: list[float] = []
@@ -155,7 +156,7 @@ class BatchSum:
             seen = index + 1
             if self._weights[index] == 0:
                 continue
-            term = self._terms[index] or self._linearize(arguments, index, self._verify_next)
+            term = self._terms[index] or self._linearize(arguments, index, self.verify_again)
             yield term, self._weights[index], self._nbytes[index]
             if self._terms[index] is None:
                 term.release()
@@ -169,7 +170,7 @@ class BatchSum:
 
     def _append(self, arguments: tuple[Any, ...], index: int, budget: int) -> int:
         """Take in one batch at the first pass; the bytes that are kept of it."""
-        term = self._linearize(arguments, index, self._verify_next)
+        term = self._linearize(arguments, index, self.verify_again)
         weight = _weight(term.aux)
         self._weights.append(weight)
         self._prints.append(fingerprint(arguments))
@@ -182,11 +183,11 @@ class BatchSum:
         self.value.add_(term.value.to(self.value), alpha=weight)
         if self._check_next:
             self._compare_calls(term, arguments, index)
-        if self._verify_next:
+        if self.verify_again:
             term.hvp(self._space.unflatten(self._space.random(generator=0)))
             # What proved right with a kept graph is used for the other batches as it is. A term that keeps
             # nothing found its own way to multiply, and the others must find theirs.
-            self._verify_next = term.nbytes == 0
+            self.verify_again = term.nbytes == 0
         if self.report is None:
             self.report = term.report
         nbytes = term.nbytes
@@ -208,8 +209,8 @@ class BatchSum:
         if not difference <= torch.finfo(_coarsest(self._space)).eps ** 0.75:
             raise RuntimeError(
                 f"the loss is not deterministic: {self._suspect} has another gradient when called again with "
-                f"the same parameters and batch (relative difference {difference:.1e}). Noise from the global "
-                "generators of torch, NumPy and Python is replayed, so it draws from another one, or keeps "
+                f"the same parameters and batch (relative difference {difference:.1e}). Noise from the "
+                "global generators of torch, NumPy and Python is replayed, so it draws from another one, or keeps "
                 "state between calls. Make it a function of its arguments, or pass check_deterministic=False"
             )
 

@@ -172,11 +172,22 @@ class HessianOperator(Operator):
             raise ValueError(f'the loss has reduction="{func.reduction}"; pass the operator the same')
         return cls(func, theta, data, **options)
 
-    def at(self, primals: Any) -> HessianOperator:
-        """The Hessian of the same function at another point, without checking the function again."""
-        return type(self)(
-            self._func, primals, self._data, verify=False, check_deterministic=False, **self._settings
-        )
+    def at(self, primals: Any, **changes: Any) -> HessianOperator:
+        """The Hessian of the same function at another point.
+
+        What was proven of the function is not proven again.
+
+        Args:
+            primals: The point, like the present one.
+            changes: Options that are to differ, as for `HessianOperator`.
+        """
+        settings = {
+            **self._settings,
+            "verify": self._sum.verify_again,
+            "check_deterministic": False,
+            **changes,
+        }
+        return type(self)(self._func, primals, self._data, **settings)
 
     @property
     def gradient(self) -> Any:
