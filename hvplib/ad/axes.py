@@ -23,7 +23,7 @@ class Piece:
     positions: Tensor
 
     def units(self, start: int, stop: int, like: Tensor) -> Tensor:
-        """Unit vectors of entries start ... stop - 1, each in the shape of the leaf: (stop - start, *shape)."""
+        """Unit vectors of entries start ... stop - 1 in the shape of the leaf: (stop - start, *shape)."""
         block = like.new_zeros((stop - start, like.numel()))
         offsets = self.offsets[start:stop].to(like.device)
         block[torch.arange(stop - start, device=like.device), offsets] = 1
@@ -89,6 +89,9 @@ def axis(name: str, choice: Any, tree: Any, leaves: Sequence[Tensor], spec: Tree
         choice: None (everything, in the containers of the primals); a path such as "encoder.0.weight", a
             pattern with `*` and `?`, or a sequence of them (a dict keyed by path); or indices into the
             flattened primals: a slice, a sequence of ints or an integer tensor (one flat dimension).
+        tree: The primals.
+        leaves: Their leaves.
+        spec: Their structure.
     """
     if choice is None:
         return Axis(tuple(_whole(i, leaf) for i, leaf in enumerate(leaves)), spec=spec)
@@ -114,7 +117,9 @@ def _by_path(name: str, patterns: list[str], tree: Any, leaves: Sequence[Tensor]
     for pattern in patterns:
         found = [i for i, path in enumerate(paths) if path == pattern or fnmatch.fnmatchcase(path, pattern)]
         if not found:
-            raise ValueError(f"{name}: no tensor of the primals is called {pattern!r}; there are {', '.join(paths)}")
+            raise ValueError(
+                f"{name}: no tensor of the primals is called {pattern!r}; there are {', '.join(paths)}"
+            )
         chosen += [i for i in found if i not in chosen]
     groups = tuple(_whole(i, leaves[i]) for i in chosen)
     return Axis(groups, keys=tuple(paths[i] for i in chosen))
@@ -134,7 +139,9 @@ def _by_index(name: str, choice: Any, leaves: Sequence[Tensor]) -> Group:
         )
     flat = flat.to("cpu", torch.int64)
     if flat.numel() and (int(flat.min()) < -total or int(flat.max()) >= total):
-        raise IndexError(f"{name} must lie in [{-total}, {total}), the range of the flattened primals; got {choice!r}")
+        raise IndexError(
+            f"{name} must lie in [{-total}, {total}), the range of the flattened primals; got {choice!r}"
+        )
     flat = torch.where(flat < 0, flat + total, flat)
     ends = torch.tensor(sizes).cumsum(0)
     owner = torch.searchsorted(ends, flat, right=True)
@@ -143,7 +150,7 @@ def _by_index(name: str, choice: Any, leaves: Sequence[Tensor]) -> Group:
         dtype = torch.promote_types(dtype, leaf.dtype)
     starts = ends - torch.tensor(sizes)
     pieces = []
-    for index in owner.unique().tolist():
+    for index in sorted(set(owner.tolist())):
         positions = (owner == index).nonzero().squeeze(1)
         pieces.append(Piece(index, flat[positions] - starts[index], positions))
     return Group(tuple(pieces), (flat.numel(),), dtype)

@@ -43,15 +43,17 @@ class CheckReport:
         return False if False in verdicts or not verdicts else None if None in verdicts else True
 
     def __str__(self) -> str:
-        head = {True: "right: every check passed", False: "WRONG: a check failed", None: "inconclusive"}[self.ok]
-        lines = [head, *(f"  {check}" for check in self.checks)]
+        heads = {True: "right: every check passed", False: "WRONG: a check failed", None: "inconclusive"}
+        lines = [heads[self.ok], *(f"  {check}" for check in self.checks)]
         lines += [f"  not available: {attempt}" for attempt in self.attempts]
         if self.remedies:
             lines.append(f"  remedies: {', '.join(self.remedies)}")
         return "\n".join(lines)
 
 
-def check_hvp(func: Callable[..., Any], primals: Any, *, strategy: str = "auto", seed: int = 0) -> CheckReport:
+def check_hvp(
+    func: Callable[..., Any], primals: Any, *, strategy: str = "auto", seed: int = 0
+) -> CheckReport:
     """Examine H v = ∇²f(x) v along random directions by everything that can be compared.
 
     The products of `strategy` are tested for symmetry, called twice, held against the other exact way and
@@ -60,7 +62,8 @@ def check_hvp(func: Callable[..., Any], primals: Any, *, strategy: str = "auto",
     wrong gradient agrees with differences of it. Costs about thirty gradients.
 
     Args:
-        func, primals: As for `hvp`.
+        func: As for `hvp`.
+        primals: As for `hvp`.
         strategy: The way whose products are examined.
         seed: Seed of the random directions (a generator of their own; the global one stays as it is).
 
@@ -103,7 +106,9 @@ def _examine(
     for other in (FORWARD, REVERSE):
         if other != strategy:
             try:
-                checks.append(agreement(hv, product(objective, leaves, v, other).product, f"{strategy} against {other}"))
+                checks.append(
+                    agreement(hv, product(objective, leaves, v, other).product, f"{strategy} against {other}")
+                )
             except DerivativeError as error:
                 attempts.append(Attempt(other, str(error.__cause__ or error).splitlines()[0]))
     checks.append(against_difference(objective, leaves, v, hv))

@@ -93,7 +93,9 @@ class Dense:
         )
         try:
             rows = row_source(objective, self._leaves, output, self._strategy, wants_graph=wants_graph)
-            return [_block_row(rows, group, across, self._width(rows, output, group)) for group in down.groups]
+            return [
+                _block_row(rows, group, across, self._width(rows, output, group)) for group in down.groups
+            ]
         finally:
             objective.reset()
 
@@ -112,7 +114,9 @@ class Dense:
         aux = None
         if self._has_aux:
             if type(output) is not tuple or len(output) != 2:
-                raise OutputError(f"func must return (output, aux) with has_aux=True, got {type(output).__name__}")
+                raise OutputError(
+                    f"func must return (output, aux) with has_aux=True, got {type(output).__name__}"
+                )
             output, aux = output
         outputs, spec = tree_flatten(output)
         for leaf in outputs:
@@ -149,7 +153,9 @@ def _block_row(rows: Rows, group: Group, across: Axis, width: int) -> list[Tenso
     """The blocks of one group of rows against all groups of columns: (M, n_i, n_j) each."""
     if not rows.components * len(group) * len(across):
         size = rows.components, len(group)
-        return [torch.zeros((*size, len(other)), dtype=group.dtype, device=rows.device) for other in across.groups]
+        return [
+            torch.zeros((*size, len(other)), dtype=group.dtype, device=rows.device) for other in across.groups
+        ]
     if rows.plain and rows.components == 1:
         return _filled(rows, group, across, width)
     return _joined(rows, group, across, width)
@@ -158,13 +164,16 @@ def _block_row(rows: Rows, group: Group, across: Axis, width: int) -> list[Tenso
 def _filled(rows: Rows, group: Group, across: Axis, width: int) -> list[Tensor]:
     """Into tensors made beforehand: memory for the result and one chunk."""
     results = [
-        torch.empty((1, len(group), len(other)), dtype=group.dtype, device=rows.device) for other in across.groups
+        torch.empty((1, len(group), len(other)), dtype=group.dtype, device=rows.device)
+        for other in across.groups
     ]
     for piece in group.pieces:
 
         def run(start: int, stop: int, piece: Piece = piece) -> None:
             products = rows.push(piece, start, stop)
-            at = slice(start, stop) if group.whole is not None else piece.positions[start:stop].to(rows.device)
+            at = (
+                slice(start, stop) if group.whole is not None else piece.positions[start:stop].to(rows.device)
+            )
             for result, other in zip(results, across.groups, strict=True):
                 result[0, at] = other.take(products).to(result)
 

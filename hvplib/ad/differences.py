@@ -11,13 +11,14 @@ from torch import Tensor
 
 from hvplib.ad.report import Check
 from hvplib.ad.strategies import gradient
+from hvplib.ad.vectors import all_finite, coarsest, distance, dot, moved, norm
 
-__all__ = ["Difference", "compare", "compare_value", "difference", "ladder", "relative_error"]
+__all__ = ["Difference", "compare", "compare_value", "difference", "ladder"]
 
 Evaluate = Callable[[Sequence[Tensor]], Tensor]
 
-# Relative steps, coarse to fine. Smooth functions are settled by the first; a kink nearby needs the finer ones,
-# until rounding (eps / step) takes over.
+# Relative steps, coarse to fine. Smooth functions are settled by the first; a kink nearby needs the finer
+# ones, until rounding (eps / step) takes over.
 _STEPS = {
     torch.float64: (3e-3, 2e-4, 1e-5, 5e-7),
     torch.float32: (5e-2, 1e-2, 2e-3),
@@ -27,6 +28,7 @@ _STEPS = {
 _NAME = "difference of gradients"
 # What a right product and a difference may differ by, beside the error bar of the difference.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
+_VALUE_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-2, torch.float16: 1e-1, torch.bfloat16: 2e-1}
 
 
 @dataclass(frozen=True)
@@ -54,19 +56,20 @@ def ladder(primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Iterator[fl
     size = sum(x.numel() for x in primals)
     scale = max(norm(primals) / math.sqrt(max(size, 1)), 1e-2)
     largest = max((float(v.abs().max()) for v in tangents if v.numel()), default=0.0)
-    for relative in _STEPS[_coarsest(primals)]:
+    for relative in _STEPS[coarsest(primals)]:
         yield relative * scale / largest if largest > 0 else relative
 
 
-def difference(evaluate: Evaluate, primals: Sequence[Tensor], tangents: Sequence[Tensor], step: float) -> Difference:
+def difference(
+    evaluate: Evaluate, primals: Sequence[Tensor], tangents: Sequence[Tensor], step: float
+) -> Difference:
     """Fourth-order central difference of the gradient of `evaluate` along `tangents` (four gradients).
 
     Source: Abramowitz and Stegun (1964), formula 25.2.6; the error bar follows from the two central
     differences of second order at h and 2h, of which this is the Richardson extrapolation.
     """
     ahead, behind, ahead2, behind2 = (
-        gradient(evaluate, [torch.add(x, v, alpha=k * step) for x, v in zip(primals, tangents, strict=True)])[1]
-        for k in (1, -1, 2, -2)
+        gradient(evaluate, moved(primals, tangents, k * step))[1] for k in (1, -1, 2, -2)
     )
     near = [(a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True)]
     far = [(a - b) / (4 * step) for a, b in zip(ahead2, behind2, strict=True)]
@@ -85,12 +88,12 @@ def compare(
 ) -> Check:
     """Hold `product` against differences of gradients with finer and finer steps.
 
-    It passes as soon as one agrees within the tolerance and its error bar. It fails where two differences agree
-    with each other and not with it, and their truncation error falls with the step as a smooth function's does
-    (across the kinks of many ReLUs differences agree too, on a smeared curvature). Where neither happens, the
-    comparison cannot tell.
+    It passes as soon as one agrees within the tolerance and its error bar. It fails where two differences
+    agree with each other and not with it, and their truncation error falls with the step as a smooth
+    function's does (across the kinks of many ReLUs differences agree too, on a smeared curvature). Where
+    neither happens, the comparison cannot tell.
     """
-    tolerance = _TOLERANCE[_coarsest(primals)]
+    tolerance = _TOLERANCE[coarsest(primals)]
     best = math.inf
     previous: Difference | None = None
     for step in ladder(primals, tangents):
@@ -117,58 +120,40 @@ def compare(
 def compare_value(
     evaluate: Evaluate, primals: Sequence[Tensor], tangents: Sequence[Tensor], slope: Sequence[Tensor]
 ) -> Check:
-    """Hold a gradient against differences of the value along `tangents`: ⟨∇f, v⟩ against [f(x+hv) − f(x−hv)]/2h."""
+    """Hold ⟨∇f, v⟩ against differences of the value along v = `tangents`, as `compare` does with products."""
     name = "gradient against differences of the value"
-    tolerance = 1e3 * _TOLERANCE[_coarsest(primals)] ** (4 / 3)
-    expected = sum(
-        float((g.detach().double() * v.detach().double()).sum()) for g, v in zip(slope, tangents, strict=True)
-    )
-    estimates: list[float] = []
+    tolerance = _VALUE_TOLERANCE[coarsest(primals)]
+    expected = dot(slope, tangents)
+    # ⟨∇f, v⟩ may nearly cancel: then the error is one of the terms that cancel.
+    floor = 1e-3 * norm(slope) * norm(tangents)
+    best = math.inf
+    previous: float | None = None
     for step in ladder(primals, tangents):
-        at = [
-            float(evaluate([torch.add(x, v, alpha=k * step) for x, v in zip(primals, tangents, strict=True)]))
-            for k in (1, -1, 2, -2)
-        ]
-        estimate = (8 * (at[0] - at[1]) - (at[2] - at[3])) / (12 * step)
-        eps = torch.finfo(_coarsest(primals)).eps
-        rounding = 4 * eps * max(map(abs, at)) / step
-        scale = max(abs(expected), abs(estimate), norm(slope) * norm(tangents) * 1e-3)
+        estimate, rounding = _slope(evaluate, primals, tangents, step)
+        scale = max(abs(expected), abs(estimate), floor)
         off = abs(estimate - expected)
-        error = off / scale if scale > 0 else 0.0
+        relative = off / scale if scale > 0 else 0.0
         if off <= tolerance * scale + rounding:
-            return Check(name, error, tolerance, True, f"step {step:.0e}")
-        if estimates and abs(estimate - estimates[-1]) + rounding <= 0.02 * off:
-            return Check(name, error, tolerance, False, "two steps agree with each other")
-        estimates.append(estimate)
-    return Check(name, error, tolerance, None, "the steps disagree with one another")
+            return Check(name, relative, tolerance, True, f"step {step:.0e}")
+        if previous is not None and abs(estimate - previous) + rounding <= 0.02 * off:
+            return Check(name, relative, tolerance, False, "two steps agree with each other")
+        best = min(best, relative) if math.isfinite(relative) else best
+        previous = estimate
+    return Check(name, best, tolerance, None, "the steps disagree with one another")
+
+
+def _slope(
+    evaluate: Evaluate, primals: Sequence[Tensor], tangents: Sequence[Tensor], step: float
+) -> tuple[float, float]:
+    """Fourth-order central difference of the value, and its rounding error."""
+    ahead, behind, ahead2, behind2 = (
+        float(evaluate(moved(primals, tangents, k * step)).detach()) for k in (1, -1, 2, -2)
+    )
+    rounding = 4 * torch.finfo(coarsest(primals)).eps * max(abs(ahead), abs(behind)) / step
+    return (8 * (ahead - behind) - (ahead2 - behind2)) / (12 * step), rounding
 
 
 def _contradict(coarse: Difference, fine: Difference, off: float) -> bool:
-    """Whether two differences speak for one another and against a product that is `off` from the finer one."""
+    """Whether two differences agree and speak against a product that is `off` from the finer one."""
     smooth = fine.truncation <= 0.2 * coarse.truncation + 3 * fine.rounding
     return smooth and distance(coarse.product, fine.product) + 3 * fine.error <= 0.1 * off
-
-
-def relative_error(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
-    """‖left − right‖ / max(‖left‖, ‖right‖), 0 where both vanish."""
-    scale = max(norm(left), norm(right))
-    return distance(left, right) / scale if scale > 0 else 0.0
-
-
-def norm(tensors: Sequence[Tensor]) -> float:
-    """Euclidean norm of a list of tensors, in double precision."""
-    return math.sqrt(sum(float(t.detach().double().square().sum()) for t in tensors))
-
-
-def distance(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
-    """‖left − right‖ in double precision."""
-    return norm([a.detach().double() - b.detach().double() for a, b in zip(left, right, strict=True)])
-
-
-def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether every number is finite; one pass, and a second only where the sum is not."""
-    return all(math.isfinite(float(t.detach().sum())) or bool(t.detach().isfinite().all()) for t in tensors)
-
-
-def _coarsest(primals: Sequence[Tensor]) -> torch.dtype:
-    return max((x.dtype for x in primals), key=lambda dtype: torch.finfo(dtype).eps)

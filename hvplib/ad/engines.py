@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,43 +28,58 @@ from hvplib.errors import DerivativeError
 __all__ = ["Engine", "GraphEngine", "RecomputeEngine"]
 
 
-class Engine(Protocol):
-    """Value and gradient at a point, and products with the Hessian there."""
+class Engine(ABC):
+    """Value and gradient at a point, and products with the Hessian there.
 
-    value: Tensor
-    gradient: Sequence[Tensor]
-    attempts: list[Attempt]
-    checks: list[Check]
+    Attributes:
+        value: 0-d tensor.
+        gradient: One tensor per primal.
+        attempts: Ways given up for this one.
+        checks: What was checked of its products.
+    """
 
-    def product(self, tangents: Sequence[Tensor]) -> Sequence[Tensor]:
-        """H v, one tensor per primal."""
-        ...
-
-    def block(self, tangents: Sequence[Tensor], width: int) -> Sequence[Tensor]:
-        """H applied to `width` vectors, along a leading dimension."""
-        ...
-
-    def nbytes(self) -> int:
-        """Bytes kept beyond the primals."""
-        ...
-
-    def report(self, objective: Objective) -> Report:
-        """The way taken and what speaks for it."""
-        ...
-
-
-class GraphEngine:
-    """The graph of the gradient, kept: a product is one backward pass through it."""
-
-    def __init__(self, leaves: list[Tensor], value: Tensor, gradients: Sequence[Tensor]) -> None:
+    def __init__(self, value: Tensor, gradients: Sequence[Tensor]) -> None:
         self.value = value.detach()
         self.gradient = [g.detach() for g in gradients]
         self.attempts: list[Attempt] = []
         self.checks: list[Check] = []
+
+    @property
+    @abstractmethod
+    def strategy(self) -> str:
+        """The way taken, in words."""
+
+    @abstractmethod
+    def product(self, tangents: Sequence[Tensor]) -> Sequence[Tensor]:
+        """H v, one tensor per primal."""
+
+    def block(self, tangents: Sequence[Tensor], width: int) -> Sequence[Tensor]:
+        """H applied to `width` vectors, along a leading dimension."""
+        columns = [self.product([v[j] for v in tangents]) for j in range(width)]
+        return [torch.stack(parts) for parts in zip(*columns, strict=True)]
+
+    def nbytes(self) -> int:
+        """Bytes kept beyond the primals."""
+        return 0
+
+    def report(self, objective: Objective) -> Report:
+        """The way taken and what speaks for it."""
+        return Report(self.strategy, tuple(self.attempts), tuple(sorted(objective.used)), tuple(self.checks))
+
+
+class GraphEngine(Engine):
+    """The graph of the gradient, kept: a product is one backward pass through it."""
+
+    def __init__(self, leaves: list[Tensor], value: Tensor, gradients: Sequence[Tensor]) -> None:
+        super().__init__(value, gradients)
         self._leaves = leaves
         self._live = [index for index, g in enumerate(gradients) if g.requires_grad]
         self._outputs = [gradients[index] for index in self._live]
         self._batched: bool | None = None  # None: not tried yet
+
+    @property
+    def strategy(self) -> str:
+        return REVERSE + " (graph kept)"
 
     @classmethod
     def build(cls, objective: Objective, primals: Sequence[Tensor]) -> GraphEngine | DerivativeError:
@@ -91,8 +107,7 @@ class GraphEngine:
             batched = self._try_batched(tangents)
             if batched is not None:
                 return batched
-        columns = [self.product([v[j] for v in tangents]) for j in range(width)]
-        return [torch.stack(parts) for parts in zip(*columns, strict=True)]
+        return super().block(tangents, width)
 
     def rows(self, leaf: int, vectors: Tensor) -> Sequence[Tensor]:
         """For vectors (k, *shape of that leaf): the rows of H that they select or combine, for every leaf.
@@ -123,8 +138,9 @@ class GraphEngine:
         """`batched()`, or None (now and from here on) where an operation has no batching rule."""
         # Without a rule vmap would loop over single operations, slower than the loop over products.
         with derivative():
-            allowed = torch._C._functorch._is_vmap_fallback_enabled()
-            torch._C._functorch._set_vmap_fallback_enabled(False)
+            functorch: Any = torch._C._functorch  # the stubs lack these two names
+            allowed = functorch._is_vmap_fallback_enabled()
+            functorch._set_vmap_fallback_enabled(False)
             try:
                 return batched()
             except RuntimeError as error:
@@ -134,7 +150,7 @@ class GraphEngine:
                 self.attempts.append(Attempt("batched products", str(error).splitlines()[0]))
                 return None
             finally:
-                torch._C._functorch._set_vmap_fallback_enabled(allowed)
+                functorch._set_vmap_fallback_enabled(allowed)
 
     def _of_live(self, tangents: Sequence[Tensor]) -> list[Tensor]:
         return [tangents[index] for index in self._live]
@@ -144,7 +160,12 @@ class GraphEngine:
 
         def pull(*cotangents: Tensor) -> tuple[Tensor, ...]:
             return torch.autograd.grad(
-                outputs, self._leaves, cotangents, retain_graph=True, allow_unused=True, materialize_grads=True
+                outputs,
+                self._leaves,
+                cotangents,
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
             )
 
         return torch.func.vmap(pull)(*vectors) if batched else pull(*vectors)
@@ -152,11 +173,8 @@ class GraphEngine:
     def nbytes(self) -> int:
         return graph_bytes(self._outputs, self._leaves)
 
-    def report(self, objective: Objective) -> Report:
-        return _report(REVERSE + " (graph kept)", self.attempts, self.checks, objective)
 
-
-class RecomputeEngine:
+class RecomputeEngine(Engine):
     """The derivative afresh for each vector, where no graph can be kept or another way was asked for."""
 
     def __init__(
@@ -166,15 +184,18 @@ class RecomputeEngine:
         strategy: str,
         given_up: Exception | None = None,
     ) -> None:
+        points = [x.detach() for x in leaves]
+        super().__init__(*gradient(lambda xs: objective(xs, "plain"), points))
         self._objective = objective
-        self._leaves = [x.detach() for x in leaves]
+        self._leaves = points
         self._strategy = strategy
-        self.value, self.gradient = gradient(lambda xs: objective(xs, "plain"), self._leaves)
-        self.attempts: list[Attempt] = []
-        self.checks: list[Check] = []
         self._used = strategy
         if given_up is not None:
             self.attempts.append(Attempt(REVERSE + " (graph kept)", str(given_up).splitlines()[0]))
+
+    @property
+    def strategy(self) -> str:
+        return self._used + " (afresh for each vector)"
 
     def product(self, tangents: Sequence[Tensor]) -> Sequence[Tensor]:
         with derivative(), torch.no_grad():
@@ -189,17 +210,3 @@ class RecomputeEngine:
             self.checks.extend(selection.checks)
             self.attempts.extend(selection.attempts)
         return selection.outcome.detached().product
-
-    def block(self, tangents: Sequence[Tensor], width: int) -> Sequence[Tensor]:
-        columns = [self.product([v[j] for v in tangents]) for j in range(width)]
-        return [torch.stack(parts) for parts in zip(*columns, strict=True)]
-
-    def nbytes(self) -> int:
-        return 0
-
-    def report(self, objective: Objective) -> Report:
-        return _report(self._used + " (afresh for each vector)", self.attempts, self.checks, objective)
-
-
-def _report(strategy: str, attempts: list[Attempt], checks: list[Check], objective: Objective) -> Report:
-    return Report(strategy, tuple(attempts), tuple(sorted(objective.used)), tuple(checks))

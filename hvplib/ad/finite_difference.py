@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hvplib.ad.differences import Difference, all_finite, difference, ladder
+from hvplib.ad.differences import Difference, difference, ladder
 from hvplib.ad.objective import Objective
 from hvplib.ad.strategies import Outcome, gradient
+from hvplib.ad.vectors import all_finite
 from hvplib.errors import DerivativeError
 
 __all__ = ["best_difference", "finite_difference"]
@@ -29,7 +30,9 @@ def finite_difference(objective: Objective, primals: Sequence[Tensor], tangents:
     return Outcome(value, slope, best_difference(objective, points, directions).product)
 
 
-def best_difference(objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Difference:
+def best_difference(
+    objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor]
+) -> Difference:
     """The difference of least estimated error over the ladder of steps of the dtype."""
     if all(not bool(v.any()) for v in tangents):
         return Difference([torch.zeros_like(x) for x in primals], 0.0, 0.0, 0.0, 0.0)

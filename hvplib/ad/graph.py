@@ -14,9 +14,11 @@ __all__ = ["GraphFacts", "graph_facts"]
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """Attributes:
-    custom: Names of the `torch.autograd.Function`s in the graph: torch cannot vouch for their derivatives.
-    captured: Whether a tensor other than the primals requires grad, so that the product has derivatives too.
+    """What was found on the walk.
+
+    Attributes:
+        custom: Names of the `torch.autograd.Function`s in the graph: of unknown derivatives.
+        captured: Whether a tensor other than the primals requires grad, so that products have a graph.
     """
 
     custom: tuple[str, ...] = ()

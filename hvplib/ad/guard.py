@@ -1,9 +1,9 @@
 """What surrounds every derivative: one lock, Ctrl-C held back, and torch's global settings put right.
 
-Forward-mode differentiation in torch keeps its level in one process-wide variable, and `functional_call` swaps
-the parameters of a shared module: two threads at once get exceptions or wrong numbers, and a KeyboardInterrupt
-at the wrong instant leaves the level behind and breaks the next call. So each derivative runs under one lock,
-with SIGINT recorded and delivered at its end.
+Forward-mode differentiation in torch keeps its level in one process-wide variable, and `functional_call`
+swaps the parameters of a shared module: two threads at once get exceptions or wrong numbers, and a
+KeyboardInterrupt at the wrong instant leaves the level behind and breaks the next call. So each derivative
+runs under one lock, with SIGINT recorded and delivered at its end.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def _load_forward_formulas() -> None:
 
 def _enter_settings() -> Callable[[], None]:
     """Turn off what makes derivatives wrong, and return the function that turns it on again."""
-    # The profiling executor specialises a scripted function after its first call, and its derivatives are then
-    # wrong without a word.
+    # The profiling executor specialises a scripted function after its first call, and its derivatives are
+    # then wrong without a word.
     optimize = torch._C._get_graph_executor_optimize()
     torch._C._set_graph_executor_optimize(False)
     put_back = _bypass_checkpoint()
@@ -104,8 +104,8 @@ def _bypass_checkpoint() -> Callable[[], None]:
     """Let `torch.utils.checkpoint.checkpoint` call its function straight through.
 
     Its recomputation in the backward pass reads the module's own parameters, also where `functional_call` had
-    put in others: even the first gradient is wrong then. These two names are what `checkpoint` looks up in its
-    module when it is called, however it was imported.
+    put in others: even the first gradient is wrong then. These two names are what `checkpoint` looks up in
+    its module when it is called, however it was imported.
     """
     module: Any = sys.modules.get("torch.utils.checkpoint")
     if module is None:

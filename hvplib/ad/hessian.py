@@ -27,30 +27,32 @@ def hessian(
     rows: Any = None,
     columns: Any = None,
 ) -> Callable[..., Any]:
-    """H[i][j] = ∂²f / ∂xᵢ∂xⱼ: a function that computes the dense Hessian of `func`; a superset of torch.func's.
+    """H[i][j] = ∂²f / ∂xᵢ∂xⱼ: the dense Hessian of `func`, as a function of its arguments.
 
-    Assembled by products with unit vectors, many at a time. In the containers and shapes of
-    `torch.func.hessian`: the containers of func's output outside those of the arguments, twice; a leaf has
-    shape `out.shape + x_i.shape + x_j.shape` and the dtype of x_i. Composes with vmap, grad, jvp and itself. It
-    is right where `torch.func.hessian` is not (LayerNorm and training BatchNorm in torch 2.13, negative
-    `argnums`, expanded inputs), works through dropout (the same noise everywhere), checkpointing and keyword
-    arguments, and takes memory for the result and one chunk.
+    A superset of `torch.func.hessian`. Assembled by products with unit vectors, many at a time. In the
+    containers and shapes of `torch.func.hessian`: the containers of func's output outside those of the
+    arguments, twice; a leaf has shape `out.shape + x_i.shape + x_j.shape` and the dtype of x_i. Composes
+    with vmap, grad, jvp and itself. It is right where `torch.func.hessian` is not (LayerNorm and training
+    BatchNorm in torch 2.13, negative `argnums`, expanded inputs), works through dropout (the same noise
+    everywhere), checkpointing and keyword arguments, and takes memory for the result and one chunk.
 
     Args:
-        func: Function of tensors or pytrees of tensors; returns a tensor or a pytree of them, or with `has_aux`
-            a pair (output, aux). Further positional and keyword arguments may be anything.
-        argnums: The positional argument(s) to differentiate: an int (negative counts from the end) or a tuple.
-        chunk_size: How many unit vectors to push at once; None: all; "auto": from a memory budget and one probe,
-            halved when memory runs out.
+        func: Function of tensors or pytrees of tensors; returns a tensor or a pytree of them, or with
+            `has_aux` a pair (output, aux). Further positional and keyword arguments may be anything.
+        argnums: The positional argument(s) to differentiate: an int (negative counts from the end) or a
+            tuple.
+        chunk_size: How many unit vectors to push at once; None: all; "auto": from a memory budget and one
+            probe, halved when memory runs out.
         strategy: As for `hvp`.
         has_aux: Whether func returns a second value, which is passed through: the result is (H, aux).
-        rows, columns: A part of the Hessian only, at the cost of that part. A path into the differentiated
-            arguments ("0.weight", "*.bias"; result: a dict keyed by path at this level), or indices into their
-            flattened concatenation (result: one flat dimension at this level).
+        rows: A part of the Hessian only, at the cost of that part. A path into the differentiated
+            arguments ("0.weight", "*.bias"; result: a dict keyed by path at this level), or indices into
+            their flattened concatenation (result: one flat dimension at this level).
+        columns: Likewise.
 
     Returns:
-        A function with the arguments of `func` that returns the Hessian. It carries a graph where grad mode is
-        on and an argument or a captured tensor requires grad.
+        A function with the arguments of `func` that returns the Hessian. It carries a graph where grad mode
+        is on and an argument or a captured tensor requires grad.
 
     Raises (the returned function):
         DerivativeError: No way of differentiating func twice is right; the message names the operation.

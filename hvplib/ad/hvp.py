@@ -30,10 +30,10 @@ __all__ = ["hvp", "product"]
 def hvp(func: Callable[..., Any], primals: Any, tangents: Any, *, strategy: str = "auto") -> Any:
     """H v = d/dt ∇f(x + t v) at t = 0: the Hessian of `func` at `primals` times `tangents`.
 
-    Computed as a jvp of a vjp (forward-over-reverse): exact up to rounding, at the cost of a few gradients, and
-    without forming H. Composes with `torch.func.vmap`, `grad` and `jvp`; works under `torch.no_grad`. Where an
-    operation has no forward-mode derivative, reverse-over-reverse takes over and is confirmed by one difference
-    of gradients before it is returned; where no way is right the call is refused.
+    Computed as a jvp of a vjp (forward-over-reverse): exact up to rounding, at the cost of a few gradients,
+    and without forming H. Composes with `torch.func.vmap`, `grad` and `jvp`; works under `torch.no_grad`.
+    Where an operation has no forward-mode derivative, reverse-over-reverse takes over and is confirmed by one
+    difference of gradients before it is returned; where no way is right the call is refused.
 
     Args:
         func: Function of the primals that returns a real scalar tensor. Called as `func(*primals)` if primals
@@ -78,8 +78,10 @@ def hvp(func: Callable[..., Any], primals: Any, tangents: Any, *, strategy: str 
     return unflatten(outcome.product, spec)
 
 
-def product(objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor], strategy: str) -> Outcome:
-    """The outcome of the named strategy where the caller stands: plain, inside a transform, inside dual numbers."""
+def product(
+    objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor], strategy: str
+) -> Outcome:
+    """The outcome of the named strategy where the caller stands: plain, in a transform, in dual numbers."""
     if objective.functional:
         return _in_transform(objective, primals, tangents, strategy)
     if strategy == "finite-difference":
@@ -98,7 +100,12 @@ def product(objective: Objective, primals: Sequence[Tensor], tangents: Sequence[
 
 
 def _by_name(
-    objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor], strategy: str, *, connected: bool
+    objective: Objective,
+    primals: Sequence[Tensor],
+    tangents: Sequence[Tensor],
+    strategy: str,
+    *,
+    connected: bool,
 ) -> Outcome:
     try:
         if strategy == FORWARD:

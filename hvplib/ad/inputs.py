@@ -39,7 +39,9 @@ def flatten_primals(primals: Any) -> tuple[list[Tensor], TreeSpec]:
     return leaves, spec
 
 
-def flatten_like(name: str, tree: Any, primals: Any, leaves: Sequence[Tensor], spec: TreeSpec) -> list[Tensor]:
+def flatten_like(
+    name: str, tree: Any, primals: Any, leaves: Sequence[Tensor], spec: TreeSpec
+) -> list[Tensor]:
     """The leaves of `tree`, which must match those of `primals` in structure, shape, dtype and device."""
     found, found_spec = tree_flatten(tree)
     if found_spec != spec:
@@ -50,7 +52,8 @@ def flatten_like(name: str, tree: Any, primals: Any, leaves: Sequence[Tensor], s
     for index, (given, primal) in enumerate(zip(found, leaves, strict=True)):
         if not isinstance(given, Tensor):
             raise TypeError(
-                f"{_place(name, tree, index)} must be a tensor, got {type(given).__name__}; use torch.as_tensor"
+                f"{_place(name, tree, index)} must be a tensor, got {type(given).__name__}; "
+                "use torch.as_tensor"
             )
         for aspect in ("shape", "dtype", "device"):
             expected, got = getattr(primal, aspect), getattr(given, aspect)
@@ -74,18 +77,27 @@ def _fault(leaf: Any) -> tuple[type[Exception], str] | None:
             "or close over it if it is a constant"
         )
     if torch.nn.parameter.is_lazy(leaf):
-        return ValueError, "is an uninitialised lazy parameter; run the module once on data to give it a shape"
+        return (
+            ValueError,
+            "is an uninitialised lazy parameter; run the module once on data to give it a shape",
+        )
     if leaf.dtype.is_complex:
         return RuntimeError, (
             f"must be real, got {leaf.dtype}; complex numbers are not supported, "
             "differentiate with respect to torch.view_as_real(z)"
         )
     if not leaf.dtype.is_floating_point:
-        return ValueError, f"must be floating point, got {leaf.dtype}; convert it, or close over it if constant"
+        return (
+            ValueError,
+            f"must be floating point, got {leaf.dtype}; convert it, or close over it if constant",
+        )
     if leaf.layout != torch.strided:
         return ValueError, f"must be dense, got layout {leaf.layout}; call .to_dense() first"
     if leaf.device.type == "meta":
-        return ValueError, "is on the meta device and holds no numbers; materialise it (to_empty and load) first"
+        return (
+            ValueError,
+            "is on the meta device and holds no numbers; materialise it (to_empty and load) first",
+        )
     return None
 
 

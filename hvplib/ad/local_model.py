@@ -28,7 +28,9 @@ class LocalModel:
         aux: What func returned beside its value, with `has_aux=True`; detached.
     """
 
-    def __init__(self, objective: Objective, leaves: list[Tensor], spec: TreeSpec, engine: Engine, verify: bool):
+    def __init__(
+        self, objective: Objective, leaves: list[Tensor], spec: TreeSpec, engine: Engine, verify: bool
+    ):
         self._objective = objective
         self._leaves = [x.detach() for x in leaves]
         self._spec = spec
@@ -98,12 +100,17 @@ class LocalModel:
 
 
 def local_model(
-    func: Callable[..., Any], primals: Any, *, strategy: str = "auto", verify: bool = True, has_aux: bool = False
+    func: Callable[..., Any],
+    primals: Any,
+    *,
+    strategy: str = "auto",
+    verify: bool = True,
+    has_aux: bool = False,
 ) -> LocalModel:
     """f(x), ∇f(x) and v ↦ ∇²f(x) v at one point x, with the differentiation done once.
 
-    The gradient is computed once with its graph; each product is then one more backward pass through it, about
-    the cost of a gradient. All results are detached.
+    The gradient is computed once with its graph; each product is then one more backward pass through it,
+    about the cost of a gradient. All results are detached.
 
     Args:
         func: Function of the primals that returns a real scalar tensor, or (scalar, aux) with `has_aux`.

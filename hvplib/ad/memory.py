@@ -53,7 +53,7 @@ def with_backoff(run: Callable[[int, int], None], count: int, width: int) -> Non
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this exception says that an allocation failed (torch raises RuntimeError for that on the CPU)."""
+    """Whether an allocation failed; on the CPU torch says so by a RuntimeError."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "allocate memory" in str(error)

@@ -1,7 +1,7 @@
 """The function to differentiate, called many times as if it were called once.
 
-A derivative evaluates the function several times (another way, a difference, a check). Each evaluation sees the
-same noise and the same captured state, and none leaves a trace in them.
+A derivative evaluates the function several times (another way, a difference, a check). Each evaluation sees
+the same noise and the same captured state, and none leaves a trace in them.
 """
 
 from __future__ import annotations
@@ -65,12 +65,14 @@ class Objective:
         output = self.evaluate(leaves, way)
         if self._has_aux:
             if type(output) is not tuple or len(output) != 2:
-                raise OutputError(f"func must return (scalar, aux) with has_aux=True, got {_describe(output)}")
+                raise OutputError(
+                    f"func must return (scalar, aux) with has_aux=True, got {_describe(output)}"
+                )
             output, self.aux = output
         return scalar(output)
 
     def then(self, reduce: Callable[[Any], Tensor]) -> Objective:
-        """The objective whose function is `reduce` after this one's; it shares what was remembered and seen."""
+        """The objective of `reduce` after this function, with the same noise and captured state."""
         other = copy.copy(self)
         other._func = lambda *leaves: reduce(call(self._func, leaves))
         return other
@@ -156,7 +158,9 @@ def _copied(value: Any) -> Any:
 def scalar(output: Any) -> Tensor:
     """`output` as a 0-d real tensor, or a clear error."""
     if not isinstance(output, Tensor):
-        raise OutputError(f"func must return a scalar tensor, got {_describe(output)}; return a 0-d torch.Tensor")
+        raise OutputError(
+            f"func must return a scalar tensor, got {_describe(output)}; return a 0-d torch.Tensor"
+        )
     if output.dtype.is_complex:
         raise OutputError(f"func must return a real scalar, got {output.dtype}; return its real part")
     if not output.dtype.is_floating_point:

@@ -21,8 +21,9 @@ __all__ = ["proven"]
 def proven(engine: Engine, objective: Objective, leaves: Sequence[Tensor]) -> Engine:
     """`engine` if its products are right, another that is, or a DerivativeError.
 
-    Two independent ways must agree, the product must be symmetric and come out the same twice, and a difference
-    of gradients must not speak against it. An engine that works afresh for each vector proves itself.
+    Two independent ways must agree, the product must be symmetric and come out the same twice, and a
+    difference of gradients must not speak against it. An engine that works afresh for each vector proves
+    itself.
     """
     v, w = probes(leaves, 2)
     if not isinstance(engine, GraphEngine):

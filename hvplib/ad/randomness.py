@@ -1,4 +1,4 @@
-"""The state of the random number generators, kept so that a function can be called again with the same noise."""
+"""The state of the random number generators, kept so that a function can see the same noise again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 
 __all__ = ["RandomState"]
 
+_cuda: Any = torch.cuda  # untyped
+
 
 class RandomState:
     """What the global generators (torch on CPU and CUDA, NumPy, Python) held when this was made.
@@ -19,7 +21,7 @@ class RandomState:
 
     def __init__(self) -> None:
         self._torch = torch.default_generator.get_state()
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        self._cuda = torch.cuda.get_rng_state_all() if _cuda.is_initialized() else []
         self._python = random.getstate()
         # torch imports NumPy where it is installed, and a function may well draw from it
         self._numpy_random: Any = getattr(sys.modules.get("numpy"), "random", None)

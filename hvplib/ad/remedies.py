@@ -2,7 +2,8 @@
 
 It replaces operations that lack a second derivative (or have a wrong one) by equal compositions that have it,
 enters contexts (math attention, no cuDNN or MKL-DNN recurrences) only around the calls that need them, keeps
-what autograd calls constant constant for forward mode too, and undoes writes to tensors that outlive the call.
+what autograd calls constant constant for forward mode too, and undoes writes to tensors that outlive the
+call.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, _VF
+from torch import _VF, Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
@@ -41,7 +42,7 @@ class Remedies(TorchFunctionMode):
     """
 
     def __init__(self, objective: Objective, way: Way) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.objective = objective
         self.way = way
 
@@ -68,10 +69,14 @@ class Remedies(TorchFunctionMode):
             self.objective.will_write(args[0])
         target = args[0] if writes and args else kwargs.get("out")
         if self.way == "forward":
-            args, kwargs = tree_map(lambda value: value if value is target else _detached(value), (args, kwargs))
+            args, kwargs = tree_map(
+                lambda value: value if value is target else _detached(value), (args, kwargs)
+            )
         return self.objective.stop(lambda: func(*args, **kwargs), target)
 
-    def note_singular(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    def note_singular(
+        self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
         """Tell the objective if this call was made at a point where torch's formulas break down."""
         if func in SINGULAR and not self.objective.functional and is_singular(func, args, kwargs, result):
             self.objective.singular = True
@@ -101,8 +106,12 @@ def _detached(value: Any) -> Any:
 def _write(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if args and isinstance(args[0], Tensor):
         mode.objective.will_write(args[0])
-    if in_transform() and not any(isinstance(t, Tensor) and is_wrapped(t) for t in tree_flatten((args, kwargs))[0]):
-        with outside_transforms():  # a counter of the module, say: transforms forbid writes to captured tensors
+    if in_transform() and not any(
+        isinstance(t, Tensor) and is_wrapped(t) for t in tree_flatten((args, kwargs))[0]
+    ):
+        with (
+            outside_transforms()
+        ):  # a counter of the module, say: transforms forbid writes to captured tensors
             return func(*args, **kwargs)
     return func(*args, **kwargs)
 
@@ -191,9 +200,8 @@ def _classify(func: Any) -> Handler | None:
 
 
 _WRITING_DUNDERS = frozenset(
-    "__setitem__ __iadd__ __isub__ __imul__ __itruediv__ __ifloordiv__ __imod__ __ipow__ __iand__ __ior__ "
-    "__ixor__ __ilshift__ __irshift__".split()
-)
+    f"__{name}__" for name in ("setitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow")
+) | frozenset(f"__{name}__" for name in ("iand", "ior", "ixor", "ilshift", "irshift"))
 _DATA: Any = Tensor.data.__get__  # type: ignore[attr-defined]
 
 _handlers: dict[Any, Handler | None] = {

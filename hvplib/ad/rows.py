@@ -1,8 +1,9 @@
-"""Where the rows of a dense Hessian come from: a kept graph, products pushed afresh, or one product at a time."""
+"""Where the rows of a dense Hessian come from: a kept graph, products pushed afresh, or one by one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -60,7 +61,9 @@ def row_source(
     """
     if objective.functional or wants_graph:
         if strategy == "finite-difference":
-            raise DerivativeError('strategy="finite-difference" carries no graph and composes with no transform')
+            raise DerivativeError(
+                'strategy="finite-difference" carries no graph and composes with no transform'
+            )
         return PushedRows(objective, leaves, output, strategy, plain=False)
     if not output.numel() or not any(x.numel() for x in leaves):
         return PushedRows(objective, leaves, output, strategy, plain=True)
@@ -79,7 +82,7 @@ def row_source(
 
 
 def _right(engine: GraphEngine, objective: Objective, leaves: Sequence[Tensor]) -> bool:
-    """Whether the kept graph gives the product that `hvp` gives, for one random vector, singly and in a batch."""
+    """Whether the kept graph gives the product that `hvp` gives for a random vector, singly and batched."""
     (v,) = probes(leaves, 1)
     expected = select(objective, [x.detach() for x in leaves], v).outcome.product
     try:
@@ -138,7 +141,9 @@ class PushedRows:
         units = owner.new_zeros((stop - start, owner.numel()))
         units[entries - start, piece.offsets[entries % size]] = 1
         vectors = [
-            units.reshape((-1, *x.shape)) if index == piece.leaf else x.new_zeros(x.shape).expand(stop - start, *x.shape)
+            units.reshape((-1, *x.shape))
+            if index == piece.leaf
+            else x.new_zeros(x.shape).expand(stop - start, *x.shape)
             for index, x in enumerate(self._leaves)
         ]
         return self._products(cotangents.reshape((-1, *self._output.shape)), vectors)
@@ -199,7 +204,7 @@ class SingleRows:
         self.components = output.numel()
         self.device = leaves[0].device
         self._engines = [
-            RecomputeEngine(objective.then(lambda y, m=m: y.reshape(-1)[m]), leaves, strategy)
+            RecomputeEngine(objective.then(partial(_entry, m)), leaves, strategy)
             for m in range(self.components)
         ]
 
@@ -214,6 +219,10 @@ class SingleRows:
 
     def bytes_per_vector(self) -> int:
         return _bytes(self._leaves)
+
+
+def _entry(number: int, output: Tensor) -> Tensor:
+    return output.reshape(-1)[number]
 
 
 def _bytes(leaves: Sequence[Tensor]) -> int:

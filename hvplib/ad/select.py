@@ -1,4 +1,4 @@
-"""The ladder of `strategy="auto"`: the definition first, other ways where it cannot, and proof before belief."""
+"""The ladder of `strategy="auto"`: the definition first, others where it cannot, proof before belief."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hvplib.ad.differences import all_finite, distance, norm
 from hvplib.ad.objective import Objective
 from hvplib.ad.report import Attempt, Check, Report
 from hvplib.ad.strategies import (
@@ -20,14 +19,15 @@ from hvplib.ad.strategies import (
     gradient,
     reverse_over_reverse,
 )
+from hvplib.ad.vectors import all_finite, distance, moved, norm
 from hvplib.ad.verify import against_difference
 from hvplib.errors import DerivativeError, OutputError
 
 __all__ = ["Selection", "failing_op", "refusal", "select"]
 
 FORWARD, REVERSE = "forward-over-reverse", "reverse-over-reverse"
-# torch and the code inside user functions raise these where a derivative is missing; anything else (and running
-# out of memory) is not about derivatives and passes through.
+# torch and the code inside user functions raise these where a derivative is missing; anything else (and
+# running out of memory) is not about derivatives and passes through.
 _MISSING = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)
 
 _LADDER: tuple[tuple[str, Callable[..., Outcome]], ...] = (
@@ -54,9 +54,9 @@ class Selection:
 def select(objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Selection:
     """The product by the first way that gives one and is not contradicted.
 
-    Forward-over-reverse is taken at its word unless something speaks against it (a custom autograd function, a
-    singular point, a result that vanishes or is not finite); whatever comes after it must agree with a
-    difference of gradients.
+    Forward-over-reverse is taken at its word unless something speaks against it (a custom autograd
+    function, a singular point, a result that vanishes or is not finite); whatever comes after it must agree
+    with a difference of gradients.
 
     Raises:
         DerivativeError: Where no way is right; the message names the operation.
@@ -99,7 +99,7 @@ def select(objective: Objective, primals: Sequence[Tensor], tangents: Sequence[T
 def _settle(
     undecided: list[Selection], attempts: list[Attempt], error: Exception | None, objective: Objective
 ) -> Selection:
-    """Where the difference could not tell: a way that torch has formulas for, and that no other contradicts."""
+    """Where the difference could not tell: a way that torch has formulas for and no other contradicts."""
     finite = [s for s in undecided if all_finite(s.outcome.product)]
     chosen = (finite or undecided)[:1]
     agree = all(_close(chosen[0].outcome, other.outcome) for other in finite[1:]) if chosen else False
@@ -121,21 +121,23 @@ def _needs_proof(selection: Selection, objective: Objective) -> bool:
     )
 
 
+_CUT_OFF = (
+    "func's value changes with primals but carries no derivative: it is computed under no_grad, through "
+    ".item() or NumPy, or comes from a cache; compute it with differentiable torch operations"
+)
+
+
 def _independent(
     objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor], value: Tensor
 ) -> Check:
     """A value without a graph is right only if it is a constant: look at it elsewhere."""
-    elsewhere = [torch.add(x.detach(), v.detach()) for x, v in zip(primals, tangents, strict=True)]
+    elsewhere = moved([x.detach() for x in primals], [v.detach() for v in tangents], 1.0)
     there = gradient(lambda xs: objective(xs, "plain"), elsewhere)[0]
-    moved = float((there - value.detach()).abs())
+    change = float((there - value.detach()).abs())
     # Cutting everything by .detach() is a declaration; plain numbers and no_grad are rather an accident.
     declared = objective.detached and not objective.escaped
-    constant = moved == 0.0 or not math.isfinite(moved) or declared
-    detail = "" if constant else (
-        "func's value changes with primals but carries no derivative: it is computed under no_grad, through "
-        ".detach(), .item() or NumPy, or comes from a cache; compute it with differentiable torch operations"
-    )
-    return Check("func is constant, or cut by .detach()", moved, 0.0, constant, detail)
+    constant = change == 0.0 or not math.isfinite(change) or declared
+    return Check("func is constant, or cut by .detach()", change, 0.0, constant, "" if constant else _CUT_OFF)
 
 
 def raise_if_func_itself_fails(objective: Objective, primals: Sequence[Tensor]) -> None:

@@ -43,9 +43,12 @@ def _zero_vector(values: list[Tensor], result: Any) -> bool:
 
 SINGULAR: dict[Any, Callable[[list[Tensor], Any], bool]] = {
     **dict.fromkeys(
-        [torch.norm, Tensor.norm, torch.linalg.norm, torch.linalg.vector_norm, torch.linalg.matrix_norm], _zero_result
+        [torch.norm, Tensor.norm, torch.linalg.norm, torch.linalg.vector_norm, torch.linalg.matrix_norm],
+        _zero_result,
     ),
-    **dict.fromkeys([torch.dist, Tensor.dist, F.pairwise_distance, torch.cdist, F.pdist, torch.pdist], _zero_result),
+    **dict.fromkeys(
+        [torch.dist, Tensor.dist, F.pairwise_distance, torch.cdist, F.pdist, torch.pdist], _zero_result
+    ),
     **dict.fromkeys([torch.hypot, Tensor.hypot], _zero_result),
     **dict.fromkeys([torch.sinc, Tensor.sinc, torch.special.sinc], _zero_input),
     **dict.fromkeys([torch.atan2, Tensor.atan2, torch.arctan2, Tensor.arctan2], _both_zero),

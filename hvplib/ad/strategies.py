@@ -1,6 +1,7 @@
 """The ways of multiplying a vector by the Hessian, each exact up to rounding where its operations allow it.
 
-All take a flat list of primals and of tangents and give an `Outcome`. Reverse-over-forward, `grad(jvp)`, is not
+All take a flat list of primals and of tangents and give an `Outcome`. Reverse-over-forward, `grad(jvp)`, is
+not
 among them: through LayerNorm and BatchNorm torch 2.13 computes it wrong without a word.
 """
 
@@ -18,6 +19,8 @@ from hvplib.ad.graph import GraphFacts, graph_facts
 from hvplib.ad.objective import Objective
 from hvplib.ad.remedies import Way
 
+_dual: Any = fwAD  # its functions carry no types
+
 __all__ = ["Outcome", "forward_over_reverse", "functional_forward", "functional_reverse", "gradient"]
 __all__ += ["reverse_over_reverse"]
 
@@ -30,8 +33,8 @@ class Outcome:
         value: 0-d tensor.
         gradient: One tensor per primal.
         product: One tensor per primal: the Hessian times the tangents.
-        vanishes: Whether the product is zero because nothing of the gradient was seen to depend on the primals
-            (a linear function, or one whose derivative got lost).
+        vanishes: Whether the product is zero because nothing of the gradient was seen to depend on the
+            primals (a linear function, or one whose derivative got lost).
         disconnected: Whether not even the value was seen to depend on the primals.
         facts: What the graph of the value says.
     """
@@ -51,24 +54,30 @@ class Outcome:
         return self
 
 
-def forward_over_reverse(objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Outcome:
+def forward_over_reverse(
+    objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor]
+) -> Outcome:
     """jvp of vjp: the directional derivative of the reverse-mode gradient, by dual numbers.
 
-    The same derivative as `torch.func.jvp(torch.func.grad(f), ...)` without the layers of torch.func, which cost
-    as much again on a small function. The gradient is taken with `create_graph=True`: without it torch picks
-    backward kernels that have no, or a wrong, forward derivative.
+    The same derivative as `torch.func.jvp(torch.func.grad(f), ...)` without the layers of torch.func, which
+    cost as much again on a small function. The gradient is taken with `create_graph=True`: without it torch
+    picks backward kernels that have no, or a wrong, forward derivative.
     """
     leaves = _differentiable(primals)
     with torch.enable_grad(), fwAD.dual_level():
-        duals: list[Tensor] = [fwAD.make_dual(x, v) for x, v in zip(leaves, tangents, strict=True)]
+        duals: list[Tensor] = [_dual.make_dual(x, v) for x, v in zip(leaves, tangents, strict=True)]
         value = objective(duals, "forward")
         if not value.requires_grad:
             return _disconnected(value, primals)
         facts = graph_facts(value, leaves)
-        gradients = torch.autograd.grad(value, duals, create_graph=True, allow_unused=True, materialize_grads=True)
-        unpacked = [fwAD.unpack_dual(g) for g in gradients]
-        value = fwAD.unpack_dual(value).primal
-    product = [torch.zeros_like(x) if g.tangent is None else g.tangent for g, x in zip(unpacked, leaves, strict=True)]
+        gradients = torch.autograd.grad(
+            value, duals, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        unpacked = [_dual.unpack_dual(g) for g in gradients]
+        value = _dual.unpack_dual(value).primal
+    product = [
+        torch.zeros_like(x) if g.tangent is None else g.tangent for g, x in zip(unpacked, leaves, strict=True)
+    ]
     vanishes = all(g.tangent is None for g in unpacked)
     return Outcome(value, [g.primal for g in unpacked], product, vanishes=vanishes, facts=facts)
 
@@ -105,7 +114,9 @@ def differentiate(
     if not value.requires_grad:
         return value, None, GraphFacts()
     facts = graph_facts(value, leaves)
-    gradients = torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True, materialize_grads=True)
+    gradients = torch.autograd.grad(
+        value, leaves, create_graph=True, allow_unused=True, materialize_grads=True
+    )
     return value, gradients, facts
 
 
@@ -120,19 +131,28 @@ def gradient(evaluate: Any, primals: Sequence[Tensor]) -> tuple[Tensor, list[Ten
     return value.detach(), list(gradients)
 
 
-def functional_forward(objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Outcome:
+def functional_forward(
+    objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor]
+) -> Outcome:
     """`torch.func.jvp` of `torch.func.grad`: slower, and composes with vmap, grad and jvp around it."""
-    gradients, product, value = torch.func.jvp(
-        _functional_gradient(objective, "forward", len(primals)), tuple(primals), tuple(tangents), has_aux=True
+    result: Any = torch.func.jvp(
+        _functional_gradient(objective, "forward", len(primals)),
+        tuple(primals),
+        tuple(tangents),
+        has_aux=True,
     )
+    gradients, product, value = result
     return Outcome(value, gradients, product)
 
 
-def functional_reverse(objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Outcome:
+def functional_reverse(
+    objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor]
+) -> Outcome:
     """`torch.func.vjp` of `torch.func.grad`: for operations without forward mode, inside other transforms."""
-    gradients, pull_back, value = torch.func.vjp(
+    result: Any = torch.func.vjp(
         _functional_gradient(objective, "reverse", len(primals)), *primals, has_aux=True
     )
+    gradients, pull_back, value = result
     return Outcome(value, gradients, pull_back(tuple(tangents)))
 
 

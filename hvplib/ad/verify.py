@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hvplib.ad.differences import compare, distance, norm
+from hvplib.ad.differences import compare
 from hvplib.ad.objective import Objective
 from hvplib.ad.report import Check
+from hvplib.ad.vectors import coarsest, distance, dot, norm
 
-__all__ = ["agreement", "against_difference", "probes", "repeatability", "symmetry"]
+__all__ = ["against_difference", "agreement", "probes", "repeatability", "symmetry"]
 
 Product = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
@@ -22,10 +23,13 @@ _AGREEMENT = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 1e-1, tor
 
 
 def probes(primals: Sequence[Tensor], count: int, *, seed: int = 0) -> list[list[Tensor]]:
-    """`count` random directions, normal and always the same: checks must not draw from the user's generator."""
+    """`count` random normal directions, always the same: checks draw from a generator of their own."""
     generator = torch.Generator().manual_seed(seed)
     return [
-        [torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x.device, x.dtype) for x in primals]
+        [
+            torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x.device, x.dtype)
+            for x in primals
+        ]
         for _ in range(count)
     ]
 
@@ -33,9 +37,9 @@ def probes(primals: Sequence[Tensor], count: int, *, seed: int = 0) -> list[list
 def symmetry(v: Sequence[Tensor], hv: Sequence[Tensor], w: Sequence[Tensor], hw: Sequence[Tensor]) -> Check:
     """|⟨w, Hv⟩ − ⟨v, Hw⟩| beside ‖w‖‖Hv‖ + ‖v‖‖Hw‖: a Hessian is symmetric, a wrong product rarely."""
     scale = norm(w) * norm(hv) + norm(v) * norm(hw)
-    defect = abs(_dot(w, hv) - _dot(v, hw))
+    defect = abs(dot(w, hv) - dot(v, hw))
     error = defect / scale if scale > 0 else 0.0
-    tolerance = _SYMMETRY[_coarsest(v)]
+    tolerance = _SYMMETRY[coarsest(v)]
     return Check("symmetry", error, tolerance, error <= tolerance if math.isfinite(error) else False)
 
 
@@ -66,13 +70,5 @@ def against_difference(
 def _compared(name: str, left: Sequence[Tensor], right: Sequence[Tensor], share: float) -> Check:
     scale = max(norm(left), norm(right))
     error = distance(left, right) / scale if scale > 0 else 0.0
-    tolerance = share * _AGREEMENT[_coarsest(left)]
+    tolerance = share * _AGREEMENT[coarsest(left)]
     return Check(name, error, tolerance, bool(error <= tolerance))
-
-
-def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
-    return sum(float((a.detach().double() * b.detach().double()).sum()) for a, b in zip(left, right, strict=True))
-
-
-def _coarsest(tensors: Sequence[Tensor]) -> torch.dtype:
-    return max((x.dtype for x in tensors), key=lambda dtype: torch.finfo(dtype).eps)

@@ -1,0 +1,49 @@
+"""Vectors held as lists of tensors: sums and norms in double precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["all_finite", "coarsest", "distance", "dot", "moved", "norm", "relative_error"]
+
+
+def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
+    """⟨left, right⟩."""
+    return sum(
+        float((a.detach().double() * b.detach().double()).sum()) for a, b in zip(left, right, strict=True)
+    )
+
+
+def norm(tensors: Sequence[Tensor]) -> float:
+    """Euclidean norm."""
+    return math.sqrt(sum(float(t.detach().double().square().sum()) for t in tensors))
+
+
+def distance(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
+    """‖left − right‖."""
+    return norm([a.detach().double() - b.detach().double() for a, b in zip(left, right, strict=True)])
+
+
+def relative_error(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
+    """‖left − right‖ / max(‖left‖, ‖right‖), 0 where both vanish."""
+    scale = max(norm(left), norm(right))
+    return distance(left, right) / scale if scale > 0 else 0.0
+
+
+def moved(tensors: Sequence[Tensor], directions: Sequence[Tensor], step: float) -> list[Tensor]:
+    """tensors + step · directions."""
+    return [torch.add(x, v, alpha=step) for x, v in zip(tensors, directions, strict=True)]
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether every number is finite; one pass, and a second only where the sum is not."""
+    return all(math.isfinite(float(t.detach().sum())) or bool(t.detach().isfinite().all()) for t in tensors)
+
+
+def coarsest(tensors: Sequence[Tensor]) -> torch.dtype:
+    """The dtype among them with the largest rounding error."""
+    return max((x.dtype for x in tensors), key=lambda dtype: torch.finfo(dtype).eps)
