@@ -85,7 +85,8 @@ def _number_of_terms(criterion: Any, target: Any) -> Tensor | float | None:
     if target.is_floating_point():  # class probabilities: a mean over examples and positions, weighted or not
         return float(target.numel() / target.shape[min(target.dim() - 1, 1)])
     counted = target != criterion.ignore_index
-    return counted.sum() if criterion.weight is None else (criterion.weight[target * counted] * counted).sum()
+    terms: Tensor = counted if criterion.weight is None else criterion.weight[target * counted] * counted
+    return terms.sum()
 
 
 def _beside(model: nn.Module, part: Any) -> Any:

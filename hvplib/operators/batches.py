@@ -210,8 +210,9 @@ class BatchSum:
             raise RuntimeError(
                 f"the loss is not deterministic: {self._suspect} has another gradient when called again with "
                 f"the same parameters and batch (relative difference {difference:.1e}). Noise from the "
-                "global generators of torch, NumPy and Python is replayed, so it draws from another one, or keeps "
-                "state between calls. Make it a function of its arguments, or pass check_deterministic=False"
+                "global generators of torch, NumPy and Python is replayed, so it draws from another one, or "
+                "keeps state between calls. Make it a function of its arguments, or pass "
+                "check_deterministic=False"
             )
 
     def _compare_passes(self) -> None:
