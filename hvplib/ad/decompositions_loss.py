@@ -127,7 +127,8 @@ def soft_margin_loss(
 ) -> Tensor:
     r"""$\log(1 + e^{-y x})$, reduced (``torch.nn.functional.soft_margin_loss``: no forward formula for its backward).
 
-    Written as $-\log\sigma(y x)$, which does not overflow where torch's kernel returns infinity.
+    Written as $\max(z, 0) + \log(1 + e^{-|z|})$ with $z = -y x$: it keeps its relative accuracy where the loss is
+    tiny, and does not overflow where torch's kernel returns infinity.
 
     Args:
         input: ``x``, any shape.
@@ -139,7 +140,11 @@ def soft_margin_loss(
     Returns:
         0-d, or the broadcast shape for ``"none"``.
     """
-    return reduced(-F.logsigmoid(target * input), reduction, size_average, reduce)
+    exponent = -target * input
+    positive = exponent > 0
+    # -|z| by a choice of sign, not by abs, whose derivative is 0 at 0.
+    tail = torch.where(positive, -exponent, exponent).exp().log1p()
+    return reduced(torch.where(positive, exponent, 0) + tail, reduction, size_average, reduce)
 
 
 def multi_margin_loss(
