@@ -98,19 +98,19 @@ def _examine(
     first = product(objective, leaves, v, strategy)
     hv = first.product
     hw = product(objective, leaves, w, strategy).product
+    precision = objective.precision(leaves)
     checks = [
-        symmetry(v, hv, w, hw),
-        repeatability(hv, product(objective, leaves, v, strategy).product),
+        symmetry(v, hv, w, hw, precision),
+        repeatability(hv, product(objective, leaves, v, strategy).product, precision),
     ]
     attempts = []
     for other in (FORWARD, REVERSE):
         if other != strategy:
             try:
-                checks.append(
-                    agreement(hv, product(objective, leaves, v, other).product, f"{strategy} against {other}")
-                )
+                judge = product(objective, leaves, v, other).product
+                checks.append(agreement(hv, judge, f"{strategy} against {other}", precision))
             except DerivativeError as error:
                 attempts.append(Attempt(other, str(error.__cause__ or error).splitlines()[0]))
     checks.append(against_difference(objective, leaves, v, hv))
-    checks.append(compare_value(lambda xs: objective(xs, "plain"), leaves, v, first.gradient))
+    checks.append(compare_value(lambda xs: objective(xs, "plain"), leaves, v, first.gradient, precision))
     return CheckReport(tuple(checks), tuple(attempts), tuple(sorted(objective.used)))

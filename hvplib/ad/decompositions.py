@@ -22,6 +22,7 @@ from hvplib.ad import decompositions_index as indexing
 from hvplib.ad import decompositions_layout as layout
 from hvplib.ad import decompositions_linalg as linalg
 from hvplib.ad import decompositions_loss as losses
+from hvplib.ad import decompositions_special as special
 
 __all__ = [
     "REPLACEMENTS",
@@ -110,6 +111,9 @@ REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch._C._nn.hardsigmoid_: hardsigmoid_,
     F.rrelu: rrelu,
     torch.rrelu_: rrelu_,
+    torch.sinc: special.sinc,
+    Tensor.sinc: special.sinc,
+    torch.special.sinc: special.sinc,
     # losses
     F.mse_loss: losses.mse_loss,
     F.huber_loss: losses.huber_loss,

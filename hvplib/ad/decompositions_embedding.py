@@ -6,6 +6,8 @@ zero in the row's entries, whatever else depends on them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,9 @@ from hvplib.ad.decompositions_index import segment_ids
 from hvplib.errors import DerivativeError
 
 __all__ = ["embedding", "embedding_bag", "embedding_lookup"]
+
+
+Constant = Callable[[Tensor], Tensor]
 
 
 def _refuse(op: str, max_norm: float | None, scale_grad_by_freq: bool) -> None:
@@ -31,11 +36,11 @@ def _refuse(op: str, max_norm: float | None, scale_grad_by_freq: bool) -> None:
         )
 
 
-def _lookup(indices: Tensor, weight: Tensor, padding_idx: int | None) -> Tensor:
+def _lookup(indices: Tensor, weight: Tensor, padding_idx: int | None, constant: Constant) -> Tensor:
     rows = F.embedding(indices, weight)
     if padding_idx is None:
         return rows
-    return torch.where((indices == padding_idx).unsqueeze(-1), rows.detach(), rows)
+    return torch.where((indices == padding_idx).unsqueeze(-1), constant(rows), rows)
 
 
 def embedding(
@@ -46,6 +51,8 @@ def embedding(
     norm_type: float = 2.0,
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
+    *,
+    constant: Constant = Tensor.detach,
 ) -> Tensor:
     r"""$y_i = W_{k_i}$ (``torch.nn.functional.embedding``), with a dense gradient.
 
@@ -57,6 +64,7 @@ def embedding(
         norm_type: Order of the norm for ``max_norm``.
         scale_grad_by_freq: Refused.
         sparse: Ignored: it chooses how a gradient is stored.
+        constant: What makes the padding rows constant.
 
     Returns:
         ``(*input.shape, D)``.
@@ -69,7 +77,7 @@ def embedding(
         if not -weight.shape[0] <= padding_idx < weight.shape[0]:
             raise AssertionError("Padding_idx must be within num_embeddings")
         padding_idx %= weight.shape[0]
-    return _lookup(input, weight, padding_idx)
+    return _lookup(input, weight, padding_idx, constant)
 
 
 def embedding_lookup(
@@ -78,10 +86,12 @@ def embedding_lookup(
     padding_idx: int = -1,
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
+    *,
+    constant: Constant = Tensor.detach,
 ) -> Tensor:
     """``torch.embedding``: the same with the weight first, and -1 for no padding row."""
     _refuse("embedding", None, scale_grad_by_freq)
-    return _lookup(indices, weight, None if padding_idx < 0 else padding_idx)
+    return _lookup(indices, weight, None if padding_idx < 0 else padding_idx, constant)
 
 
 def embedding_bag(

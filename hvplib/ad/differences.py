@@ -51,17 +51,21 @@ class Difference:
     step: float
 
 
-def ladder(primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Iterator[float]:
+def ladder(primals: Sequence[Tensor], tangents: Sequence[Tensor], precision: torch.dtype) -> Iterator[float]:
     """Steps h, from coarse to fine, for which h·tangents is small beside the primals."""
     size = sum(x.numel() for x in primals)
     scale = max(norm(primals) / math.sqrt(max(size, 1)), 1e-2)
     largest = max((float(v.abs().max()) for v in tangents if v.numel()), default=0.0)
-    for relative in _STEPS[coarsest(primals)]:
+    for relative in _STEPS[precision]:
         yield relative * scale / largest if largest > 0 else relative
 
 
 def difference(
-    evaluate: Evaluate, primals: Sequence[Tensor], tangents: Sequence[Tensor], step: float
+    evaluate: Evaluate,
+    primals: Sequence[Tensor],
+    tangents: Sequence[Tensor],
+    step: float,
+    precision: torch.dtype,
 ) -> Difference:
     """Fourth-order central difference of the gradient of `evaluate` along `tangents` (four gradients).
 
@@ -78,26 +82,32 @@ def difference(
     truncation = distance(product, near)
     size = max(norm(product), norm(near))
     shrink = min(1.0, truncation / size) if size > 0 else 0.0
-    eps = max(torch.finfo(g.dtype).eps for g in ahead)
+    eps = torch.finfo(precision).eps
     rounding = 2 * eps * norm(ahead) / step
     return Difference(product, truncation, rounding, truncation * shrink + rounding, step)
 
 
 def compare(
-    evaluate: Evaluate, primals: Sequence[Tensor], tangents: Sequence[Tensor], product: Sequence[Tensor]
+    evaluate: Evaluate,
+    primals: Sequence[Tensor],
+    tangents: Sequence[Tensor],
+    product: Sequence[Tensor],
+    precision: torch.dtype | None = None,
 ) -> Check:
     """Hold `product` against differences of gradients with finer and finer steps.
 
     It passes as soon as one agrees within the tolerance and its error bar. It fails where two differences
     agree with each other and not with it, and their truncation error falls with the step as a smooth
     function's does (across the kinks of many ReLUs differences agree too, on a smeared curvature). Where
-    neither happens, the comparison cannot tell.
+    neither happens, the comparison cannot tell. `precision` is the coarsest dtype that the function computes
+    in, by default that of the primals; it sets steps and tolerance.
     """
-    tolerance = _TOLERANCE[coarsest(primals)]
+    precision = precision or coarsest(primals)
+    tolerance = _TOLERANCE[precision]
     best = math.inf
     previous: Difference | None = None
-    for step in ladder(primals, tangents):
-        current = difference(evaluate, primals, tangents, step)
+    for step in ladder(primals, tangents, precision):
+        current = difference(evaluate, primals, tangents, step, precision)
         if not all_finite(current.product):
             continue
         if not all_finite(product):
@@ -118,18 +128,23 @@ def compare(
 
 
 def compare_value(
-    evaluate: Evaluate, primals: Sequence[Tensor], tangents: Sequence[Tensor], slope: Sequence[Tensor]
+    evaluate: Evaluate,
+    primals: Sequence[Tensor],
+    tangents: Sequence[Tensor],
+    slope: Sequence[Tensor],
+    precision: torch.dtype | None = None,
 ) -> Check:
     """Hold ⟨∇f, v⟩ against differences of the value along v = `tangents`, as `compare` does with products."""
     name = "gradient against differences of the value"
-    tolerance = _VALUE_TOLERANCE[coarsest(primals)]
+    precision = precision or coarsest(primals)
+    tolerance = _VALUE_TOLERANCE[precision]
     expected = dot(slope, tangents)
     # ⟨∇f, v⟩ may nearly cancel: then the error is one of the terms that cancel.
     floor = 1e-3 * norm(slope) * norm(tangents)
     best = math.inf
     previous: float | None = None
-    for step in ladder(primals, tangents):
-        estimate, rounding = _slope(evaluate, primals, tangents, step)
+    for step in ladder(primals, tangents, precision):
+        estimate, rounding = _slope(evaluate, primals, tangents, step, precision)
         scale = max(abs(expected), abs(estimate), floor)
         off = abs(estimate - expected)
         relative = off / scale if scale > 0 else 0.0
@@ -143,13 +158,17 @@ def compare_value(
 
 
 def _slope(
-    evaluate: Evaluate, primals: Sequence[Tensor], tangents: Sequence[Tensor], step: float
+    evaluate: Evaluate,
+    primals: Sequence[Tensor],
+    tangents: Sequence[Tensor],
+    step: float,
+    precision: torch.dtype,
 ) -> tuple[float, float]:
     """Fourth-order central difference of the value, and its rounding error."""
     ahead, behind, ahead2, behind2 = (
         float(evaluate(moved(primals, tangents, k * step)).detach()) for k in (1, -1, 2, -2)
     )
-    rounding = 4 * torch.finfo(coarsest(primals)).eps * max(abs(ahead), abs(behind)) / step
+    rounding = 4 * torch.finfo(precision).eps * max(abs(ahead), abs(behind)) / step
     return (8 * (ahead - behind) - (ahead2 - behind2)) / (12 * step), rounding
 
 

@@ -70,9 +70,12 @@ class Engine(ABC):
 class GraphEngine(Engine):
     """The graph of the gradient, kept: a product is one backward pass through it."""
 
-    def __init__(self, leaves: list[Tensor], value: Tensor, gradients: Sequence[Tensor]) -> None:
+    def __init__(
+        self, leaves: list[Tensor], value: Tensor, gradients: Sequence[Tensor], precision: torch.dtype
+    ) -> None:
         super().__init__(value, gradients)
         self._leaves = leaves
+        self._precision = precision
         self._live = [index for index, g in enumerate(gradients) if g.requires_grad]
         self._outputs = [gradients[index] for index in self._live]
         self._batched: bool | None = None  # None: not tried yet
@@ -86,15 +89,17 @@ class GraphEngine(Engine):
         """The engine at these primals, or the reason why there is none."""
         leaves = [fresh(x) for x in primals]
         try:
-            value, gradients, _ = differentiate(objective, leaves)
+            value, gradients, facts = differentiate(objective, leaves)
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
             if not is_missing_derivative(error):
                 raise
             raise_if_func_itself_fails(objective, primals)
             return refusal([Attempt(REVERSE, str(error).splitlines()[0])], error)
+        if facts.stale:
+            return DerivativeError("func keeps results, with their graphs, between calls")
         if gradients is None or not any(g.requires_grad for g in gradients):
             return DerivativeError("the gradient carries no graph: func looks linear to reverse mode")
-        return cls(leaves, value, gradients)
+        return cls(leaves, value, gradients, objective.precision(leaves))
 
     def product(self, tangents: Sequence[Tensor]) -> Sequence[Tensor]:
         if torch.is_inference_mode_enabled():
@@ -129,7 +134,7 @@ class GraphEngine(Engine):
         result = self._guarded(lambda: self._pull(self._outputs, self._of_live(tangents), batched=True))
         if result is not None and self._batched is None:
             single = self.product([v[0] for v in tangents])
-            check = agreement([r[0] for r in result], single, "batched against single")
+            check = agreement([r[0] for r in result], single, "batched against single", self._precision)
             self.checks.append(check)
             self._batched = bool(check.passed)
         return result if self._batched else None

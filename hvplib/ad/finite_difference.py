@@ -36,9 +36,10 @@ def best_difference(
     """The difference of least estimated error over the ladder of steps of the dtype."""
     if all(not bool(v.any()) for v in tangents):
         return Difference([torch.zeros_like(x) for x in primals], 0.0, 0.0, 0.0, 0.0)
+    precision = objective.precision(primals)
     best: Difference | None = None
-    for step in ladder(primals, tangents):
-        current = difference(lambda xs: objective(xs, "plain"), primals, tangents, step)
+    for step in ladder(primals, tangents, precision):
+        current = difference(lambda xs: objective(xs, "plain"), primals, tangents, step, precision)
         if all_finite(current.product) and (best is None or current.error < best.error):
             best = current
     if best is None or not math.isfinite(best.error):

@@ -12,16 +12,23 @@ from torch.autograd.function import BackwardCFunction
 __all__ = ["GraphFacts", "graph_facts"]
 
 
+MARK = "_hvplib_primal"  # attribute of the leaves that derivatives are taken with respect to
+
+
 @dataclass(frozen=True)
 class GraphFacts:
     """What was found on the walk.
 
     Attributes:
         custom: Names of the `torch.autograd.Function`s in the graph: of unknown derivatives.
+        reached: Whether the walk came to the primals at all.
+        stale: Whether it came to the primals of an earlier derivative: func keeps results between calls.
         captured: Whether a tensor other than the primals requires grad, so that products have a graph.
     """
 
     custom: tuple[str, ...] = ()
+    reached: bool = True
+    stale: bool = False
     captured: bool = False
 
 
@@ -31,21 +38,27 @@ def graph_facts(value: Tensor, leaves: Sequence[Tensor]) -> GraphFacts:
     # A leaf that is itself the result of something (the user's graph continues behind it) ends the walk.
     ends = {leaf.grad_fn for leaf in leaves if leaf.grad_fn is not None}
     custom: list[str] = []
-    captured = False
+    captured = reached = stale = False
     seen: set[Any] = set()
     stack: list[Any] = [value.grad_fn]
     while stack:
         node = stack.pop()
-        if node is None or node in seen or node in ends:
+        if node is None or node in seen:
             continue
         seen.add(node)
+        if node in ends:
+            reached = True
+            continue
         variable = getattr(node, "variable", None)
         if variable is not None:
-            captured = captured or id(variable) not in own
+            mine = id(variable) in own
+            reached = reached or mine
+            stale = stale or (not mine and hasattr(variable, MARK))
+            captured = captured or not mine
         elif isinstance(node, BackwardCFunction):
             custom.append(type(node).__name__.removesuffix("Backward"))
         stack.extend(parent for parent, _ in node.next_functions)
-    return GraphFacts(tuple(dict.fromkeys(custom)), captured)
+    return GraphFacts(tuple(dict.fromkeys(custom)), reached, stale, captured)
 
 
 def graph_bytes(outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> int:

@@ -19,6 +19,7 @@ from hvplib.ad.inputs import call
 from hvplib.ad.randomness import RandomState
 from hvplib.ad.remedies import Remedies, Way
 from hvplib.ad.transforms import is_wrapped, outside_transforms
+from hvplib.ad.vectors import coarsest
 from hvplib.errors import OutputError
 
 __all__ = ["Objective"]
@@ -36,6 +37,7 @@ class Objective:
     Attributes:
         used: Names of the remedies that were met, over all evaluations.
         singular: Whether an evaluation met a point where torch's formulas break down (see `singular`).
+        coarse: Dtypes coarser than float64 that func computes in.
         detached: Whether func cut a graph by `.detach()`.
         escaped: Whether func turned a tensor into plain numbers, or computed under no_grad.
         clones_inference: Whether inference tensors that func captures are cloned before use.
@@ -52,6 +54,7 @@ class Objective:
         self.random_state = RandomState()
         self.used: set[str] = set()
         self.singular = False
+        self.coarse: set[torch.dtype] = set()
         self.clones_inference = False
         self.detached = False
         self.escaped = False
@@ -70,6 +73,10 @@ class Objective:
                 )
             output, self.aux = output
         return scalar(output)
+
+    def precision(self, leaves: Sequence[Tensor]) -> torch.dtype:
+        """The coarsest dtype that func was seen to compute in, which limits how well products can agree."""
+        return coarsest(leaves, self.coarse)
 
     def then(self, reduce: Callable[[Any], Tensor]) -> Objective:
         """The objective of `reduce` after this function, with the same noise and captured state."""

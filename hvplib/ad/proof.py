@@ -34,7 +34,8 @@ def proven(engine: Engine, objective: Objective, leaves: Sequence[Tensor]) -> En
         return engine
     other = RecomputeEngine(objective, leaves, "auto", given_up=reason)
     hv, hw = other.product(v), other.product(w)
-    check = symmetry(v, hv, w, hw)
+    precision = objective.precision(leaves)
+    check = symmetry(v, hv, w, hw, precision)
     if check.passed is False:
         raise DerivativeError(
             f"no way of multiplying with the Hessian of func stands up to the checks:\n"
@@ -61,12 +62,13 @@ def _examine(
         if not is_missing_derivative(error):
             raise
         return error
-    checks = [symmetry(v, hv, w, hw), repeatability(hv, again)]
+    precision = objective.precision(leaves)
+    checks = [symmetry(v, hv, w, hw, precision), repeatability(hv, again, precision)]
     forward = _forward(objective, leaves, v)
     if isinstance(forward, Exception):
         engine.attempts.append(Attempt(FORWARD, str(forward).splitlines()[0]))
     else:
-        checks.append(agreement(hv, forward, f"{REVERSE} against {FORWARD}"))
+        checks.append(agreement(hv, forward, f"{REVERSE} against {FORWARD}", precision))
     difference = against_difference(objective, leaves, v, hv)
     engine.checks[:] = [*checks, difference]
     return _verdict(checks, difference, alone=isinstance(forward, Exception))

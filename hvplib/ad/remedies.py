@@ -59,8 +59,22 @@ class Remedies(TorchFunctionMode):
         except KeyError:
             handler = _handlers[func] = _classify(func)
         if not torch.is_grad_enabled():
-            return self.constant(func, args, kwargs, writes=handler is _write)
-        return func(*args, **kwargs) if handler is None else handler(self, func, args, kwargs)
+            result = self._without_grad(func, args, kwargs, writes=handler is _write)
+        elif handler is None:
+            result = func(*args, **kwargs)
+        else:
+            result = handler(self, func, args, kwargs)
+        if isinstance(result, Tensor) and result.dtype in _COARSE and result.requires_grad:
+            self.objective.coarse.add(result.dtype)
+        return result
+
+    def _without_grad(
+        self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], *, writes: bool
+    ) -> Any:
+        if torch._C._is_fwd_grad_enabled():
+            return self.constant(func, args, kwargs, writes=writes)
+        # Inside the forward of a custom autograd function, whose result has a derivative all the same.
+        return _write(self, func, args, kwargs) if writes else func(*args, **kwargs)
 
     def constant(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], *, writes: bool) -> Any:
         """Run `func` where its result is a constant to autograd, and make it one to forward mode too."""
@@ -178,8 +192,32 @@ def _refuse_way(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: d
     return func(*args, **kwargs)
 
 
+def _refuse_grad(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if func(*args, **kwargs) is not None:
+        return _refuse_backward(mode, func, args, kwargs)
+
+
+def _watched_hook(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Let a hook on a gradient look; one that changes it makes it the gradient of no function."""
+    tensor, hook = args
+
+    def watched(grad: Tensor) -> Tensor:
+        changed = hook(grad)
+        if changed is not None and changed is not grad:
+            raise DerivativeError(
+                "a hook that func registers with Tensor.register_hook changes the gradient, which is then the "
+                "gradient of no function; remove the hook, or scale the tensor itself",
+                op="register_hook",
+            )
+        return grad
+
+    return func(tensor, watched, **kwargs)
+
+
 def _replaced(function: Function, replacement: Function) -> Handler:
     def handler(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if function in _WITH_CONSTANTS:
+            kwargs = {**kwargs, "constant": lambda tensor: mode.objective.stop(tensor.detach)}
         mode.objective.used.add(f"{getattr(func, '__name__', func)} decomposed")
         result = replacement(*args, **kwargs)
         mode.note_singular(function, args, kwargs, result)
@@ -202,6 +240,8 @@ def _classify(func: Any) -> Handler | None:
 _WRITING_DUNDERS = frozenset(
     f"__{name}__" for name in ("setitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow")
 ) | frozenset(f"__{name}__" for name in ("iand", "ior", "ixor", "ilshift", "irshift"))
+_WITH_CONSTANTS = (F.embedding, torch.embedding)  # padding rows
+_COARSE = (torch.float32, torch.bfloat16, torch.float16)
 _DATA: Any = Tensor.data.__get__  # type: ignore[attr-defined]
 
 _handlers: dict[Any, Handler | None] = {
@@ -214,6 +254,8 @@ _handlers: dict[Any, Handler | None] = {
     F.batch_norm: _batch_statistics,
     F.instance_norm: _batch_statistics,
     Tensor.backward: _refuse_backward,
+    Tensor.grad.__get__: _refuse_grad,  # type: ignore[attr-defined]
+    Tensor.register_hook: _watched_hook,
     **dict.fromkeys([Tensor.detach, torch.detach, _DATA], _stop),
     **dict.fromkeys([Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.numpy, Tensor.__array__], _escape),
 }

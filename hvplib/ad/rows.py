@@ -92,7 +92,7 @@ def _right(engine: GraphEngine, objective: Objective, leaves: Sequence[Tensor]) 
             raise
         return False
     engine.block([t.unsqueeze(0).expand(2, *t.shape) for t in v], 2)  # settles whether batches are right
-    return bool(agreement(single, expected, "kept graph against hvp").passed)
+    return bool(agreement(single, expected, "kept graph against hvp", objective.precision(leaves)).passed)
 
 
 class KeptRows:
@@ -159,7 +159,14 @@ class PushedRows:
             if not is_missing_derivative(error):
                 raise
             return False
-        return bool(agreement([b[1] for b in batch], expected, "vmapped products against hvp").passed)
+        return bool(
+            agreement(
+                [b[1] for b in batch],
+                expected,
+                "vmapped products against hvp",
+                self._objective.precision(self._leaves),
+            ).passed
+        )
 
     def _products(self, cotangents: Tensor, vectors: Sequence[Tensor]) -> Sequence[Tensor]:
         def product(cotangent: Tensor, *tangents: Tensor) -> tuple[Tensor, ...]:

@@ -64,6 +64,7 @@ def select(objective: Objective, primals: Sequence[Tensor], tangents: Sequence[T
     attempts: list[Attempt] = []
     undecided: list[Selection] = []
     error: Exception | None = None
+    remembers = False
     for name, strategy in _LADDER:
         try:
             outcome = strategy(objective, primals, tangents)
@@ -75,22 +76,23 @@ def select(objective: Objective, primals: Sequence[Tensor], tangents: Sequence[T
                 error = caught
             attempts.append(Attempt(name, _first_line(caught)))
             continue
-        if outcome.disconnected:
+        if outcome.disconnected or outcome.facts.stale:
             check = _independent(objective, primals, tangents, outcome.value)
-            if check.passed:
+            if check.passed and outcome.disconnected:
                 return Selection(outcome, name, attempts, [check])
-            # That check called func elsewhere: a function that keeps its last value has now forgotten it.
+            # That check called func elsewhere: a function that keeps its last result has now forgotten it.
             outcome = strategy(objective, primals, tangents)
-            if outcome.disconnected:
-                raise DerivativeError(check.detail)
+            remembers = True
+            if outcome.disconnected or outcome.facts.stale:
+                raise DerivativeError(_CUT_OFF)
         selection = Selection(outcome, name, attempts)
-        if not _needs_proof(selection, objective):
+        if not remembers and not _needs_proof(selection, objective):
             return selection
         check = against_difference(objective, primals, tangents, outcome.product)
         selection.checks.append(check)
         if check.passed:
             return selection
-        if check.passed is None and not outcome.facts.custom:
+        if check.passed is None and not outcome.facts.custom and not outcome.vanishes:
             undecided.append(selection)
         attempts.append(Attempt(name, str(check)))
     return _settle(undecided, attempts, error, objective)

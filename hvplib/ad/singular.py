@@ -27,10 +27,6 @@ def _zero_result(values: list[Tensor], result: Any) -> bool:
     return isinstance(result, Tensor) and bool((result.detach() == 0).any())
 
 
-def _zero_input(values: list[Tensor], result: Any) -> bool:
-    return bool((values[0].detach() == 0).any())
-
-
 def _both_zero(values: list[Tensor], result: Any) -> bool:
     return bool(((values[0].detach() == 0) & (values[1].detach() == 0)).any())
 
@@ -50,7 +46,6 @@ SINGULAR: dict[Any, Callable[[list[Tensor], Any], bool]] = {
         [torch.dist, Tensor.dist, F.pairwise_distance, torch.cdist, F.pdist, torch.pdist], _zero_result
     ),
     **dict.fromkeys([torch.hypot, Tensor.hypot], _zero_result),
-    **dict.fromkeys([torch.sinc, Tensor.sinc, torch.special.sinc], _zero_input),
     **dict.fromkeys([torch.atan2, Tensor.atan2, torch.arctan2, Tensor.arctan2], _both_zero),
     **dict.fromkeys([F.normalize, F.cosine_similarity, torch.cosine_similarity], _zero_vector),
 }

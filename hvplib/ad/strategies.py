@@ -15,7 +15,7 @@ import torch
 import torch.autograd.forward_ad as fwAD
 from torch import Tensor
 
-from hvplib.ad.graph import GraphFacts, graph_facts
+from hvplib.ad.graph import MARK, GraphFacts, graph_facts
 from hvplib.ad.objective import Objective
 from hvplib.ad.remedies import Way
 
@@ -70,6 +70,8 @@ def forward_over_reverse(
         if not value.requires_grad:
             return _disconnected(value, primals)
         facts = graph_facts(value, leaves)
+        if not facts.reached:
+            return _disconnected(value, primals)
         gradients = torch.autograd.grad(
             value, duals, create_graph=True, allow_unused=True, materialize_grads=True
         )
@@ -174,7 +176,9 @@ def fresh(x: Tensor) -> Tensor:
     plain = x.detach().clone() if x.is_inference() else x.detach()
     if not plain.is_contiguous():
         plain = plain.contiguous()
-    return plain.requires_grad_()
+    plain.requires_grad_()
+    setattr(plain, MARK, True)
+    return plain
 
 
 def _disconnected(value: Tensor, primals: Sequence[Tensor]) -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -44,6 +44,6 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
     return all(math.isfinite(float(t.detach().sum())) or bool(t.detach().isfinite().all()) for t in tensors)
 
 
-def coarsest(tensors: Sequence[Tensor]) -> torch.dtype:
-    """The dtype among them with the largest rounding error."""
-    return max((x.dtype for x in tensors), key=lambda dtype: torch.finfo(dtype).eps)
+def coarsest(tensors: Sequence[Tensor], also: Collection[torch.dtype] = ()) -> torch.dtype:
+    """The dtype with the largest rounding error, among those of the tensors and others."""
+    return max((*(x.dtype for x in tensors), *also), key=lambda dtype: torch.finfo(dtype).eps)

@@ -11,7 +11,7 @@ from torch import Tensor
 from hvplib.ad.differences import compare
 from hvplib.ad.objective import Objective
 from hvplib.ad.report import Check
-from hvplib.ad.vectors import coarsest, distance, dot, norm
+from hvplib.ad.vectors import distance, dot, norm
 
 __all__ = ["against_difference", "agreement", "probes", "repeatability", "symmetry"]
 
@@ -34,23 +34,29 @@ def probes(primals: Sequence[Tensor], count: int, *, seed: int = 0) -> list[list
     ]
 
 
-def symmetry(v: Sequence[Tensor], hv: Sequence[Tensor], w: Sequence[Tensor], hw: Sequence[Tensor]) -> Check:
+def symmetry(
+    v: Sequence[Tensor],
+    hv: Sequence[Tensor],
+    w: Sequence[Tensor],
+    hw: Sequence[Tensor],
+    precision: torch.dtype,
+) -> Check:
     """|⟨w, Hv⟩ − ⟨v, Hw⟩| beside ‖w‖‖Hv‖ + ‖v‖‖Hw‖: a Hessian is symmetric, a wrong product rarely."""
     scale = norm(w) * norm(hv) + norm(v) * norm(hw)
     defect = abs(dot(w, hv) - dot(v, hw))
     error = defect / scale if scale > 0 else 0.0
-    tolerance = _SYMMETRY[coarsest(v)]
+    tolerance = _SYMMETRY[precision]
     return Check("symmetry", error, tolerance, error <= tolerance if math.isfinite(error) else False)
 
 
-def repeatability(first: Sequence[Tensor], again: Sequence[Tensor]) -> Check:
+def repeatability(first: Sequence[Tensor], again: Sequence[Tensor], precision: torch.dtype) -> Check:
     """The same product twice: scripted functions change on their second call, noise on every one."""
-    return _compared("called twice", first, again, 1e-3)
+    return _compared("called twice", first, again, 1e-3, precision)
 
 
-def agreement(left: Sequence[Tensor], right: Sequence[Tensor], names: str) -> Check:
+def agreement(left: Sequence[Tensor], right: Sequence[Tensor], names: str, precision: torch.dtype) -> Check:
     """Two independent ways of computing one product."""
-    return _compared(names, left, right, 1.0)
+    return _compared(names, left, right, 1.0, precision)
 
 
 def against_difference(
@@ -60,15 +66,17 @@ def against_difference(
     points = [x.detach() for x in primals]
     evaluate = objective.frozen(points)
     try:
-        return compare(evaluate, points, [t.detach() for t in v], hv)
+        return compare(evaluate, points, [t.detach() for t in v], hv, objective.precision(points))
     except IndexError:
         return Check("difference of gradients", math.inf, 0.0, None, "func takes another path nearby")
     finally:
         objective.thaw()
 
 
-def _compared(name: str, left: Sequence[Tensor], right: Sequence[Tensor], share: float) -> Check:
+def _compared(
+    name: str, left: Sequence[Tensor], right: Sequence[Tensor], share: float, precision: torch.dtype
+) -> Check:
     scale = max(norm(left), norm(right))
     error = distance(left, right) / scale if scale > 0 else 0.0
-    tolerance = share * _AGREEMENT[coarsest(left)]
+    tolerance = share * _AGREEMENT[precision]
     return Check(name, error, tolerance, bool(error <= tolerance))
