@@ -1,9 +1,9 @@
 """Which functions of torch 2.13 are replaced, and by what, so that their second derivatives are right.
 
-A function mode sees the objects on the left; the functions on the right take the same arguments and give the same
-value, and are twice differentiable by forward over reverse and by reverse over reverse. Names that a replacement
-cannot stand in for are in `WRONG_BY_FORWARD` and `WRONG_BY_REVERSE`: that way of differentiating them is wrong
-without an error.
+A function mode sees the objects on the left; the functions on the right take the same arguments and give the
+same value, and are twice differentiable by forward over reverse and by reverse over reverse. Names that a
+replacement cannot stand in for are in `WRONG_BY_FORWARD` and `WRONG_BY_REVERSE`: that way of differentiating
+them is wrong without an error.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def rrelu(
 ) -> Tensor:
     r"""$\max(x, 0) + a \min(x, 0)$ with random ``a`` (``torch.nn.functional.rrelu``).
 
-    Only the form in place is rebuilt, from the other one, which draws the same numbers and has a forward formula.
+    Only the form in place is rebuilt, from the other one, which draws the same numbers and has a forward
+    formula.
 
     Args:
         input: ``x``, any shape.

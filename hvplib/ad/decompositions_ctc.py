@@ -1,4 +1,4 @@
-"""Connectionist temporal classification, rebuilt so that torch differentiates it correctly to second order."""
+"""Connectionist temporal classification, rebuilt so that torch differentiates it twice, and correctly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from hvplib.ad.decompositions_loss import reduced
 
 __all__ = ["ctc_loss"]
 
-# Stands for log 0 in the recursion: far below any sum of log probabilities, yet finite, so that no derivative is NaN.
+# Stands for log 0 in the recursion: far below any sum of log probabilities, yet finite, so that no
+# derivative is NaN.
 _IMPOSSIBLE = -1e30
 
 
@@ -25,11 +26,12 @@ def ctc_loss(
     reduction: str = "mean",
     zero_infinity: bool = False,
 ) -> Tensor:
-    r"""$-\log \sum_{\pi \to y} \prod_t p_t(\pi_t)$ over the alignments of ``y`` (``torch.nn.functional.ctc_loss``).
+    r"""$-\log \sum_{\pi \to y} \prod_t p_t(\pi_t)$ over the alignments of ``y`` (``F.ctc_loss``).
 
-    The forward recursion of Graves et al. (2006, doi:10.1145/1143844.1143891) in log space, since torch's kernel has
-    no double backward. The kernel's gradient supposes that ``log_probs`` comes from a ``log_softmax``; this is the
-    gradient of the value, and the two agree once the ``log_softmax`` is differentiated too.
+    The forward recursion of Graves et al. (2006, doi:10.1145/1143844.1143891) in log space, since torch's
+    kernel has no double backward. The kernel's gradient supposes that ``log_probs`` comes from a
+    ``log_softmax``; this is the gradient of the value, and the two agree once the ``log_softmax`` is
+    differentiated too.
 
     Args:
         log_probs: ``(T, N, C)`` or ``(T, C)``.
@@ -48,6 +50,8 @@ def ctc_loss(
     lattice = log_probs if batched else log_probs.unsqueeze(1)
     frames = torch.as_tensor(input_lengths, device=device).reshape(-1)
     lengths = torch.as_tensor(target_lengths, device=device).reshape(-1)
+    if _longest(frames) > lattice.shape[0]:
+        return torch.ctc_loss(log_probs, targets, frames, lengths, blank)  # raises torch's own error
     labels = _alignment_labels(targets.to(device), lengths, blank)
     states = labels.shape[1]
     emitted = lattice.gather(2, labels.expand(lattice.shape[0], -1, -1)).clamp_min(_IMPOSSIBLE)
@@ -76,10 +80,14 @@ def ctc_loss(
     return reduced(loss if batched else loss.squeeze(0), reduction)
 
 
+def _longest(lengths: Tensor) -> int:
+    return int(lengths.max()) if lengths.numel() else 0
+
+
 def _alignment_labels(targets: Tensor, lengths: Tensor, blank: int) -> Tensor:
     """``(N, 2 S + 1)``: each target with blanks around and between its labels, blanks beyond its length."""
     batch = lengths.shape[0]
-    longest = int(lengths.max()) if batch else 0
+    longest = _longest(lengths)
     positions = torch.arange(longest, device=targets.device)
     if targets.dim() == 1:
         begin = lengths.cumsum(0) - lengths
@@ -88,6 +96,5 @@ def _alignment_labels(targets: Tensor, lengths: Tensor, blank: int) -> Tensor:
     else:
         padded = targets[:, :longest]
     padded = torch.where(positions < lengths.unsqueeze(1), padded, blank).to(torch.int64)
-    labels = torch.full((batch, 2 * longest + 1), blank, device=targets.device)
-    labels[:, 1::2] = padded
-    return labels
+    pairs = torch.stack([torch.full_like(padded, blank), padded], 2).flatten(1)
+    return F.pad(pairs, (0, 1), value=blank)

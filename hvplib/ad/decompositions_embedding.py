@@ -1,7 +1,7 @@
 """Embedding lookups rebuilt from parts that torch differentiates correctly to second order.
 
-A padding row is a constant in torch's gradient. Here it is one at every order, so that the Hessian is symmetric:
-zero in the row's entries, whatever else depends on them.
+A padding row is a constant in torch's gradient. Here it is one at every order, so that the Hessian is
+symmetric: zero in the row's entries, whatever else depends on them.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Constant = Callable[[Tensor], Tensor]
 def _refuse(op: str, max_norm: float | None, scale_grad_by_freq: bool) -> None:
     if max_norm is not None:
         raise DerivativeError(
-            f"{op} with max_norm={max_norm} changes its weight during the call, so that no derivative describes it; "
-            "set max_norm=None (and renormalise the rows once, before).",
+            f"{op} with max_norm={max_norm} changes its weight during the call, so that no derivative "
+            "describes it; set max_norm=None (and renormalise the rows once, before).",
             op=op,
         )
     if scale_grad_by_freq:
         raise DerivativeError(
-            f"{op} with scale_grad_by_freq=True returns a scaled gradient, which is the gradient of no function; "
-            "set scale_grad_by_freq=False.",
+            f"{op} with scale_grad_by_freq=True returns a scaled gradient, which is the gradient of no "
+            "function; set scale_grad_by_freq=False.",
             op=op,
         )
 
@@ -109,7 +109,8 @@ def embedding_bag(
 ) -> Tensor:
     r"""$y_b = \bigoplus_{i \in \mathrm{bag}\, b} a_i W_{k_i}$ (``torch.nn.functional.embedding_bag``).
 
-    A lookup and a reduction by segments; torch has neither a forward formula nor a double backward for the fused one.
+    A lookup and a reduction by segments; torch has neither a forward formula nor a double backward for the
+    fused one.
 
     Args:
         input: Indices ``k``, ``(B, N)`` or ``(N,)`` with ``offsets``.
@@ -174,7 +175,7 @@ def embedding_bag(
 
 
 def _bag_maximum(rows: Tensor, bag: Tensor, bags: int) -> Tensor:
-    """The largest entry of each bag in each column, the first of equal ones as in torch; 0 for an empty bag."""
+    """The largest entry of each bag in each column, the first of equal ones; 0 for an empty bag."""
     count, width = rows.shape
     index = bag.unsqueeze(1).expand(count, width)
     values = rows.detach()

@@ -24,8 +24,8 @@ def grid_sample(
 ) -> Tensor:
     r"""$y_{nc}(o) = \sum_k w_k(g_{no})\, x_{nc}(k)$ (``torch.nn.functional.grid_sample``).
 
-    The weights $w_k$ are products of one-dimensional ones, and the pixels are gathered; torch has no forward formula
-    for the backward of the fused kernel.
+    The weights $w_k$ are products of one-dimensional ones, and the pixels are gathered; torch has no forward
+    formula for the backward of the fused kernel.
 
     Args:
         input: ``x``, ``(N, C, H, W)`` or ``(N, C, D, H, W)``.
@@ -37,9 +37,8 @@ def grid_sample(
     Returns:
         ``(N, C, ...)``.
     """
-    if mode not in _MODES or padding_mode not in _PADDINGS or align_corners is None:
-        # Raises torch's own error, or warns and comes back without a second derivative in forward mode.
-        torch.nn.functional.grid_sample(input.detach(), grid.detach(), mode, padding_mode, align_corners)
+    if mode not in _MODES or padding_mode not in _PADDINGS:
+        return torch.nn.functional.grid_sample(input, grid, mode, padding_mode)  # raises torch's own error
     return grid_sampler(
         input,
         grid,
@@ -56,7 +55,7 @@ def grid_sampler(
     padding_mode: int,
     align_corners: bool,
 ) -> Tensor:
-    """``torch.grid_sampler`` and its two forms for two and three dimensions: ``grid_sample`` with its modes by number.
+    """``torch.grid_sampler`` and its forms for 2 and 3 dimensions: ``grid_sample`` with modes by number.
 
     Args:
         input: ``(N, C, H, W)`` or ``(N, C, D, H, W)``.
@@ -107,7 +106,7 @@ def grid_sampler(
 
 def _unnormalised(place: Tensor, size: int, align_corners: bool) -> Tensor:
     """From [-1, 1] to pixels."""
-    return (place + 1) / 2 * (size - 1) if align_corners else ((place + 1) * size - 1) / 2
+    return (place + 1) * ((size - 1) / 2) if align_corners else (place + 1) * (size / 2) - 0.5
 
 
 def _padded(place: Tensor, size: int, padding: str, align_corners: bool) -> Tensor:
@@ -116,9 +115,9 @@ def _padded(place: Tensor, size: int, padding: str, align_corners: bool) -> Tens
     if padding == "reflection":
         low, high = (0.0, size - 1.0) if align_corners else (-0.5, size - 0.5)
         place = _reflected(place, low, high - low)
-    # The derivative at the border itself is 0 in torch: clamp would say 1.
+    # The derivative at the border itself is 0 in torch, where clamp would say 1; and NaN counts as low.
     inside = (place > 0) & (place < size - 1)
-    return torch.where(inside, place, place.detach().clamp(0, size - 1))
+    return torch.where(inside, place, torch.where(place > 0, size - 1.0, 0.0).to(place.dtype))
 
 
 def _reflected(place: Tensor, low: float, span: float) -> Tensor:
@@ -158,8 +157,9 @@ def _pixels(input: Tensor, pixel: Sequence[Tensor], sizes: Sequence[int]) -> Ten
     flat = torch.zeros_like(pixel[0], dtype=torch.int64)
     inside = torch.ones_like(flat, dtype=torch.bool)
     for place, size in zip(pixel, sizes, strict=True):
-        inside = inside & (place >= 0) & (place <= size - 1)
-        flat = flat * size + place.detach().clamp(0, size - 1).to(torch.int64)
+        within = (place >= 0) & (place <= size - 1)
+        inside = inside & within
+        flat = flat * size + torch.where(within, place.detach(), 0).to(torch.int64)
     batch, channels = input.shape[:2]
     index = flat.reshape(batch, 1, -1).expand(-1, channels, -1)
     values = input.flatten(2).gather(2, index).reshape(batch, channels, *flat.shape[1:])

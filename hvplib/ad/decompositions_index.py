@@ -37,8 +37,7 @@ def _segment_product(values: Tensor, index: Tensor, dim: int, shape: torch.Size)
         factor = torch.where(same, values[..., :-reach], 1)
         values = torch.cat([values[..., :reach], values[..., reach:] * factor], -1)
         reach *= 2
-    last = torch.ones_like(index, dtype=torch.bool)
-    last[..., :-1] = index[..., 1:] != index[..., :-1]
+    last = F.pad(index[..., 1:] != index[..., :-1], (0, 1), value=True)
     # One entry per segment is not zero, so that this sum only puts products in their places.
     products = torch.where(last, values, 0).movedim(-1, dim)
     empty = torch.zeros(shape, dtype=products.dtype, device=products.device)
@@ -56,6 +55,11 @@ def _scatter_product(input: Tensor, dim: int, index: Tensor, src: Tensor, includ
     products = _segment_product(src, index, dim, input.shape)
     reached = torch.zeros(input.shape, dtype=torch.bool, device=input.device).scatter(dim, index, True)
     return torch.where(reached, products * input if include_self else products, input)
+
+
+def _same_floating(input: Tensor, source: Tensor) -> bool:
+    """Whether there is something to differentiate, and torch would not object to the types."""
+    return input.is_floating_point() and source.dtype == input.dtype
 
 
 def scatter_reduce(
@@ -82,7 +86,7 @@ def scatter_reduce(
     Returns:
         A tensor shaped like ``input``.
     """
-    if reduce != "prod" or not input.is_floating_point():
+    if reduce != "prod" or not _same_floating(input, src):
         return torch.scatter_reduce(input, dim, index, src, reduce, include_self=include_self)
     return _scatter_product(input, dim, index, src, include_self)
 
@@ -124,7 +128,7 @@ def index_reduce(
     Returns:
         A tensor shaped like ``input``.
     """
-    if reduce not in ("prod", "mean", "amax", "amin") or not input.is_floating_point():
+    if reduce not in ("prod", "mean", "amax", "amin") or not _same_floating(input, source):
         return torch.index_reduce(input, dim, index, source, reduce, include_self=include_self)
     if input.dim() == 0:
         flat = index_reduce(
@@ -197,7 +201,7 @@ def segment_reduce(
     unsafe: bool = False,
     initial: float | None = None,
 ) -> Tensor:
-    r"""$y_s = \bigoplus_{i \in \mathrm{segment}\, s} x_i$ (``torch.segment_reduce``, which has no double backward).
+    r"""$y_s = \bigoplus_{i \in \mathrm{segment}\, s} x_i$ (``torch.segment_reduce``: no double backward).
 
     Args:
         data: Any shape; reduced along ``axis``.
@@ -207,7 +211,8 @@ def segment_reduce(
         offsets: Or their ends, ``(*data.shape[:axis], S + 1)``.
         axis: The dimension reduced.
         unsafe: Whether torch's check of the lengths is left out.
-        initial: Start value of every segment; without it an empty one gives the neutral value (NaN for a mean).
+        initial: Start value of every segment; without it an empty one gives the neutral value, and
+            NaN for a mean.
 
     Returns:
         ``data`` with ``S`` entries along ``axis``.

@@ -1,4 +1,4 @@
-"""Copies to other places (splits, strided writes, unpooling) that torch differentiates correctly to second order."""
+"""Copies to other places: splits, strided writes and unpooling, twice differentiable and correctly so."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
 def tensor_split(
     input: Tensor, indices_or_sections: Tensor | int | Sequence[int], dim: int = 0
 ) -> tuple[Tensor, ...]:
-    """``torch.tensor_split``, with tensor indices read as numbers first (torch reads them inside the transform).
+    """``torch.tensor_split``, with tensor indices read as numbers first: torch reads them too late.
 
     Args:
         input: The tensor to split.
@@ -85,7 +85,7 @@ def _storage_positions(
 def _max_unpool(input: Tensor, indices: Tensor, output_size: Sequence[int]) -> Tensor:
     """``out[indices] = input`` over the flattened last dimensions; of equal indices the last entry counts.
 
-    torch gives every one of them the gradient of that place, which is not the derivative of what was computed.
+    torch gives every one of them the gradient of that place, which is not the derivative of the value.
     """
     spatial = len(output_size)
     values, where = input.flatten(-spatial), indices.flatten(-spatial)
@@ -124,7 +124,7 @@ def max_unpool1d(
     padding: int | Sequence[int] = 0,
     output_size: Sequence[int] | None = None,
 ) -> Tensor:
-    """``torch.nn.functional.max_unpool1d``: the pooled values ``(..., C, L)`` at the places they came from."""
+    """``F.max_unpool1d``: the pooled values ``(..., C, L)`` at the places they came from."""
     return _max_unpool_nd(1, input, indices, kernel_size, stride, padding, output_size)
 
 
@@ -136,7 +136,7 @@ def max_unpool2d(
     padding: int | Sequence[int] = 0,
     output_size: Sequence[int] | None = None,
 ) -> Tensor:
-    """``torch.nn.functional.max_unpool2d``: the pooled values ``(..., C, H, W)`` at the places they came from."""
+    """``F.max_unpool2d``: the pooled values ``(..., C, H, W)`` at the places they came from."""
     return _max_unpool_nd(2, input, indices, kernel_size, stride, padding, output_size)
 
 
@@ -148,7 +148,7 @@ def max_unpool3d(
     padding: int | Sequence[int] = 0,
     output_size: Sequence[int] | None = None,
 ) -> Tensor:
-    """``torch.nn.functional.max_unpool3d``: the pooled values ``(..., C, D, H, W)`` at the places they came from.
+    """``F.max_unpool3d``: the pooled values ``(..., C, D, H, W)`` at the places they came from.
 
     Torch's own double backward is wrong where places repeat.
     """

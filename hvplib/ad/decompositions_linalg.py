@@ -1,7 +1,8 @@
 """Matrix and distance functions rebuilt from parts that torch differentiates correctly to second order.
 
-Every function here has the signature and the value of the torch function that it replaces. What torch 2.13 lacks
-is told at each: no forward-mode formula, no double backward, or a second derivative that is wrong without an error.
+Every function here has the signature and the value of the torch function that it replaces. What torch 2.13
+lacks is told at each: no forward-mode formula, no double backward, or a second derivative that is wrong
+without an error.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 
 
 def _p_norm(difference: Tensor, p: float) -> Tensor:
-    """The p-norm of the last dimension, whose derivatives are 0 (not NaN) where the kernels of torch say 0."""
+    """The p-norm of the last dimension; its derivatives are 0, not NaN, where torch's kernels say 0."""
     if difference.shape[-1] == 0:
         return difference.sum(-1)
     if p == 0:
@@ -53,12 +54,19 @@ def _p_norm(difference: Tensor, p: float) -> Tensor:
         total = difference.square().sum(-1)
     else:
         nonzero = difference != 0
-        # A power of 0 has an infinite derivative for p < 1 and an infinite second one for p < 2: keep 0 out of it.
+        # A power of 0 has an infinite derivative for p < 1 and an infinite second one for p < 2.
         powers = torch.where(nonzero, difference, 1).abs().pow(p)
         total = torch.where(nonzero, powers, 0).sum(-1)
     positive = total != 0
     root = torch.where(positive, total, 1).pow(1 / p) if p != 2 else torch.where(positive, total, 1).sqrt()
     return torch.where(positive, root, 0)
+
+
+_COMPUTE_MODES = (
+    "use_mm_for_euclid_dist_if_necessary",
+    "use_mm_for_euclid_dist",
+    "donot_use_mm_for_euclid_dist",
+)
 
 
 def cdist(
@@ -67,10 +75,10 @@ def cdist(
     p: float = 2.0,
     compute_mode: str = "use_mm_for_euclid_dist_if_necessary",
 ) -> Tensor:
-    r"""$d_{ij} = \|x_i - y_j\|_p$ (``torch.cdist``, which has neither a forward formula nor a double backward).
+    r"""$d_{ij} = \|x_i - y_j\|_p$ (``torch.cdist``: no forward formula, no double backward).
 
-    The differences are formed entry by entry, whatever ``compute_mode`` says: the product form cancels in the second
-    derivative of near points. This needs memory for ``P * R * M`` numbers.
+    The differences are formed entry by entry, whatever ``compute_mode`` says: the product form cancels in the
+    second derivative of near points. This needs memory for ``P * R * M`` numbers.
 
     Args:
         x1: ``(..., P, M)``.
@@ -81,7 +89,8 @@ def cdist(
     Returns:
         ``(..., P, R)``.
     """
-    if p < 0 or min(x1.dim(), x2.dim()) < 2 or x1.shape[-1] != x2.shape[-1]:
+    fits = min(x1.dim(), x2.dim()) >= 2 and x1.shape[-1] == x2.shape[-1]
+    if not fits or p < 0 or compute_mode not in _COMPUTE_MODES:
         return torch.cdist(x1, x2, p, compute_mode)  # raises torch's own error
     return _p_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p)
 
@@ -167,7 +176,7 @@ def ormqr(
     left: bool = True,
     transpose: bool = False,
 ) -> Tensor:
-    r"""$Q C$, $Q^T C$, $C Q$ or $C Q^T$ for $Q = H_1 \cdots H_k$, $H_i = I - \tau_i v_i v_i^H$ (``torch.ormqr``).
+    r"""$Q C$, $Q^H C$, $C Q$ or $C Q^H$ with $Q = \prod_i (I - \tau_i v_i v_i^H)$ (``torch.ormqr``).
 
     The reflections are applied one by one; torch has no forward formula for the fused routine.
 

@@ -1,6 +1,7 @@
 """Loss functions rebuilt from parts that torch differentiates correctly to second order.
 
-Every function here has the signature and the value of the function of ``torch.nn.functional`` that it replaces.
+Every function here has the signature and the value of the function of ``torch.nn.functional`` (``F``) that it
+replaces.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ def mse_loss(
 ) -> Tensor:
     r"""$(x - y)^2$, reduced (``torch.nn.functional.mse_loss``).
 
-    With ``reduction="mean"`` and a constant target torch's forward over reverse raises (ZeroTensors are immutable):
-    the mean is taken outside of the kernel.
+    With ``reduction="mean"`` and a constant target torch's forward over reverse raises (ZeroTensors are
+    immutable): the mean is taken outside of the kernel.
 
     Args:
         input: ``x``, any shape.
@@ -125,21 +126,23 @@ def soft_margin_loss(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    r"""$\log(1 + e^{-y x})$, reduced (``torch.nn.functional.soft_margin_loss``: no forward formula for its backward).
+    r"""$\log(1 + e^{-y x})$, reduced (``F.soft_margin_loss``, whose backward has no forward formula).
 
-    Written as $\max(z, 0) + \log(1 + e^{-|z|})$ with $z = -y x$: it keeps its relative accuracy where the loss is
-    tiny, and does not overflow where torch's kernel returns infinity.
+    Written as $\max(z, 0) + \log(1 + e^{-|z|})$ with $z = -y x$: it keeps its relative accuracy where the
+    loss is tiny, and does not overflow where torch's kernel returns infinity.
 
     Args:
         input: ``x``, any shape.
-        target: ``y``, of 1 and -1, broadcast with ``x``.
+        target: ``y``, of 1 and -1, broadcast to ``x``.
         size_average: Legacy flag.
         reduce: Legacy flag.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
 
     Returns:
-        0-d, or the broadcast shape for ``"none"``.
+        0-d, or shaped like ``x`` for ``"none"``.
     """
+    if torch.broadcast_shapes(input.shape, target.shape) != input.shape:  # type: ignore[no-untyped-call]
+        return F.soft_margin_loss(input, target)  # raises torch's own error
     exponent = -target * input
     positive = exponent > 0
     # -|z| by a choice of sign, not by abs, whose derivative is 0 at 0.
@@ -157,7 +160,7 @@ def multi_margin_loss(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    r"""$\frac1C \sum_{c \ne y} w_y \max(0, m - x_y + x_c)^p$, reduced (``torch.nn.functional.multi_margin_loss``).
+    r"""$\frac1C \sum_{c \ne y} w_y \max(0, m - x_y + x_c)^p$, reduced (``F.multi_margin_loss``).
 
     Torch has neither a forward formula nor a double backward for it.
 
@@ -179,6 +182,8 @@ def multi_margin_loss(
             input, target, p, margin, weight, size_average, reduce, reduction
         )  # raises
     rows, labels = _rows(input), target.reshape(-1)
+    if labels.shape[0] != rows.shape[0]:
+        return F.multi_margin_loss(input, target)  # raises torch's own error
     column = labels.unsqueeze(1)
     excess = (margin - rows.gather(1, column) + rows).clamp_min(0)
     if p == 2:
@@ -197,7 +202,7 @@ def multilabel_margin_loss(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    r"""$\frac1C \sum_{y \in Y} \sum_{c \notin Y} \max(0, 1 - x_y + x_c)$ (``torch.nn.functional.multilabel_margin_loss``).
+    r"""$\frac1C \sum_{y \in Y} \sum_{c \notin Y} \max(0, 1 - x_y + x_c)$ (``F.multilabel_margin_loss``).
 
     Torch has neither a forward formula nor a double backward for it. Needs memory for ``N * C * C`` numbers.
 

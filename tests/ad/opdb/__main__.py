@@ -12,18 +12,18 @@ import torch
 from tests.ad.opdb.farm import run
 from tests.ad.opdb.summary import listing, one_line
 from tests.ad.opdb.units import LEFT_OUT, units
-from tests.ad.opdb.verdicts import PLAIN, judge
+from tests.ad.opdb.verdicts import MODES, PLAIN, judge
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.ad.opdb", description=__doc__)
     parser.add_argument("--strategy", default="auto", help=f"a strategy of hvplib.hvp, or {', '.join(PLAIN)}")
-    parser.add_argument("--mode", default="all", choices=("all", "first", "batched"))
-    parser.add_argument("--ops", nargs="*", default=[], help="parts of unit names, such as op:nn.functional or cdist")
+    parser.add_argument("--mode", default="all", choices=MODES)
+    parser.add_argument("--ops", nargs="*", default=[], help="parts of unit names, such as op:nn or cdist")
     parser.add_argument("--samples", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=120.0)
-    parser.add_argument("--traceback", action="store_true", help="in this process, errors shown where they arise")
+    parser.add_argument("--traceback", action="store_true", help="in this process, with tracebacks")
     parser.add_argument("--notes", action="store_true", help="tell of single samples too")
     parser.add_argument("--save", help="file for the pickled verdicts")
     options = parser.parse_args()

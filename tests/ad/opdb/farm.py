@@ -7,6 +7,7 @@ import pickle
 import select
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 from tests.ad.opdb.units import Unit
@@ -43,7 +44,10 @@ def run(
 
 def _start(unit: Unit, judge: Callable[[Unit], Verdict]) -> tuple[int, int]:
     receive, send = os.pipe()
-    pid = os.fork()
+    with warnings.catch_warnings():
+        # Of threads that would be lost: the pools of torch hold no work between units.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
     if pid:
         os.close(send)
         return receive, pid

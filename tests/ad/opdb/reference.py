@@ -1,7 +1,8 @@
-"""The truth to hold a product against: differences of torch's plain gradients, and of values where those are wrong."""
+"""The truth to hold a product against: differences of gradients, and of values where those are wrong."""
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def _shifted(primals: Sequence[Tensor], direction: Sequence[Tensor], step: float
 
 
 def ladder(evaluate: Callable[[float], Tensor]) -> tuple[Tensor, float]:
-    """The derivative of `evaluate` at 0 by the two neighbouring steps that agree best, and by how much they differ."""
+    """The derivative of `evaluate` at 0 by the two steps that agree best, and how much they differ."""
     best: tuple[Tensor, float] | None = None
     previous: Tensor | None = None
     for step in STEPS:
@@ -98,6 +99,5 @@ def second_difference(
                 point = _shifted(_shifted(primals, u, i * step), v, j * step)
                 total += a * b * float(seeded(fresh, point))
         estimates.append(total / (144 * step * step))
-    pairs = list(zip(estimates, estimates[1:], strict=False))
-    first, second = min(pairs, key=lambda pair: abs(pair[0] - pair[1]))
+    first, second = min(itertools.pairwise(estimates), key=lambda pair: abs(pair[0] - pair[1]))
     return second, abs(first - second)

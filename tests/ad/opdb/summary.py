@@ -20,11 +20,13 @@ def share_right(verdicts: Sequence[Verdict]) -> float:
 def one_line(verdicts: Sequence[Verdict]) -> str:
     """`782 units: 777 right (99.4 %), 0 wrong, 0 nan, 5 refused, ...`."""
     count = Counter(v.verdict for v in verdicts)
-    rest = ", ".join(f"{count[name]} {name}" for name in ("wrong", "nan", "refused", "raised", "died", "unjudged"))
+    others = ("wrong", "nan", "refused", "raised", "died", "unjudged")
+    rest = ", ".join(f"{count[name]} {name}" for name in others)
     samples = sum(v.judged for v in verdicts)
     seconds = sum(v.seconds for v in verdicts)
     return (
-        f"{len(judged(verdicts))} units: {count['right']} right ({100 * share_right(verdicts):.1f} %), {rest}; "
+        f"{len(judged(verdicts))} units: {count['right']} right ({100 * share_right(verdicts):.1f} %), "
+        f"{rest}; "
         f"{samples} samples, {seconds:.0f} s of work"
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -75,9 +74,7 @@ def units() -> list[Unit]:
             found.append(Unit(f"op:{name}", lambda op=op: _op_samples(op, op.op, inplace=False)))
         if op.inplace_variant is not None and op.supports_inplace_autograd:
             inplace = op.inplace_variant
-            found.append(
-                Unit(f"inplace:{name}", lambda op=op, f=inplace: _op_samples(op, f, inplace=True))
-            )
+            found.append(Unit(f"inplace:{name}", lambda op=op, f=inplace: _op_samples(op, f, inplace=True)))
     for info in module_db:
         if torch.float64 not in info.supported_dtypes("cpu"):
             continue
@@ -169,12 +166,12 @@ def _module_samples(info: Any, *, training: bool) -> Iterator[Sample]:
             constants = [None if index in where else _copy(leaf) for index, leaf in enumerate(leaves)]
             buffers = {name: _copy(buffer) for name, buffer in module.named_buffers()}
 
-            def outputs(primals: Sequence[Tensor]) -> list[Tensor]:
+            def outputs(point: Sequence[Tensor]) -> list[Tensor]:
                 filled = list(constants)
-                for index, primal in zip(where, primals[len(names) :], strict=True):
+                for index, primal in zip(where, point[len(names) :], strict=True):
                     filled[index] = primal
                 args, kwargs = tree_unflatten(filled, spec)
-                state = {**buffers, **dict(zip(names, primals, strict=False))}
+                state = {**buffers, **dict(zip(names, point, strict=False))}
                 return _floating_outputs(torch.func.functional_call(module, state, args, kwargs))
 
             return outputs
@@ -237,7 +234,3 @@ def scalar(sample: Sample) -> Callable[[], Callable[..., Tensor]]:
 def _describe(value: Any) -> str:
     described = tree_map(lambda x: list(x.shape) if isinstance(x, Tensor) else x, value)
     return str(described)[:200]
-
-
-def size(primals: Sequence[Tensor]) -> int:
-    return math.fsum(x.numel() for x in primals).__int__()

@@ -17,8 +17,12 @@ from hvplib import DerivativeError
 from tests.ad.opdb.reference import Function, Reference, flat, reference, second_difference
 from tests.ad.opdb.units import Sample, Unit, scalar, with_first_only
 
+# All primals against the reference; the first primal only, the others constant; a block of products against
+# the loop; the dense Hessian, which is assembled by vmap, against products.
+MODES = ("all", "first", "batched", "dense")
 RTOL = 1e-6
 BATCH_RTOL = 1e-12
+MAX_DENSE = 64
 # Of a value or gradient of size 1 this much is rounding in a second derivative that is zero.
 ROUNDING = 1e-12
 # From best to worst; a unit gets the worst verdict of its samples.
@@ -75,7 +79,7 @@ def product(strategy: str, f: Function, primals: Sequence[Tensor], v: Sequence[T
 
 
 def judge(unit: Unit, strategy: str, mode: str, limit: int) -> Verdict:
-    """The worst verdict over the first `limit` samples; mode is "all", "first" or "batched"."""
+    """The worst verdict over the first `limit` samples; mode is one of MODES."""
     start = time.perf_counter()
     result = Verdict(unit.name, "unjudged")
     samples = unit.samples(limit)
@@ -108,6 +112,8 @@ def _judge_sample(sample: Sample, strategy: str, mode: str) -> tuple[str, str, f
     v, u = _tangents(primals, 2), _tangents(primals, 3)
     if mode == "batched":
         return _judge_batched(fresh(), primals, strategy)
+    if mode == "dense":
+        return _judge_dense(fresh, primals, strategy)
     truth = reference(fresh, primals, v, u)
     if not bool(torch.isfinite(truth.product).all()):
         return "unjudged", "the reference is not finite", 0.0
@@ -127,7 +133,11 @@ def _judge_sample(sample: Sample, strategy: str, mode: str) -> tuple[str, str, f
 
 
 def _compare(
-    fresh: Callable[[], Function], primals: Sequence[Tensor], v: Sequence[Tensor], found: Tensor, truth: Reference
+    fresh: Callable[[], Function],
+    primals: Sequence[Tensor],
+    v: Sequence[Tensor],
+    found: Tensor,
+    truth: Reference,
 ) -> tuple[str, str, float]:
     scale = float(truth.product.abs().max())
     difference = float((found - truth.product).abs().max())
@@ -136,7 +146,8 @@ def _compare(
     if difference <= bar and (truth.gradient_is_derivative or truth.symmetric):
         return "right", "", relative
     if truth.gradient_is_derivative:
-        return "wrong", f"relative error {relative:.1e} (reference good to {truth.error / (scale or 1):.0e})", relative
+        known = truth.error / (scale or 1)
+        return "wrong", f"relative error {relative:.1e} (reference good to {known:.0e})", relative
     # torch's gradient is not the derivative of the value: the values alone decide.
     worst = 0.0
     for seed in (5, 6, 7):
@@ -170,6 +181,45 @@ def _judge_batched(f: Function, primals: Sequence[Tensor], strategy: str) -> tup
     relative = difference / scale if scale else difference
     if relative > BATCH_RTOL or relative != relative:
         return "wrong", f"block differs from the loop by {relative:.1e}", relative
+    return "right", "", relative
+
+
+def _judge_dense(
+    fresh: Callable[[], Function], primals: Sequence[Tensor], strategy: str
+) -> tuple[str, str, float]:
+    """Whether the dense Hessian times a vector equals the product with that vector."""
+    size = sum(x.numel() for x in primals)
+    if size > MAX_DENSE:
+        return "unjudged", f"more than {MAX_DENSE} numbers", 0.0
+    vectors = [_tangents(primals, seed) for seed in (2, 3, 4)]
+    try:
+        single = torch.stack([product(strategy, fresh(), primals, v) for v in vectors])
+    except Exception as error:
+        return "unjudged", f"no single product: {type(error).__name__}: {_line(error)}", 0.0
+    if not bool(torch.isfinite(single).all()):
+        return "unjudged", "the single products are not finite", 0.0
+    torch.manual_seed(0)
+    try:
+        blocks = hvplib.hessian(fresh(), argnums=tuple(range(len(primals))), strategy=strategy)(*primals)
+    except DerivativeError as error:
+        return "refused", f"DerivativeError(op={error.op}): {_line(error)}", 0.0
+    except Exception as error:
+        return "raised", f"hessian: {type(error).__name__}: {_line(error)}", 0.0
+    dense = torch.cat(
+        [
+            torch.cat([b.reshape(x.numel(), y.numel()) for b, y in zip(row, primals, strict=True)], 1)
+            for row, x in zip(blocks, primals, strict=True)
+        ]
+    )
+    scale = float(dense.abs().max())
+    difference = max(float((dense @ flat(v) - p).abs().max()) for v, p in zip(vectors, single, strict=True))
+    relative = difference / scale if scale else difference
+    if relative > BATCH_RTOL or relative != relative:
+        return (
+            "wrong",
+            f"the dense Hessian times a vector differs from the product by {relative:.1e}",
+            relative,
+        )
     return "right", "", relative
 
 
