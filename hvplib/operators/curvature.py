@@ -104,17 +104,6 @@ class HessianOperator(Operator):
         space = Space.of(self.primals)
         super().__init__((space.size, space.size), space.dtype, space.device, symmetric=True, domain=space)
         self._reduction = reduction
-        # All that is needed to build the operator of the same function at another point.
-        self._settings: dict[str, Any] = {
-            "weight": weight,
-            "reduction": reduction,
-            "strategy": strategy,
-            "memory_budget": memory_budget,
-            "seed": seed,
-            "progress": progress,
-        }
-        self._func = func
-        self._data = data
         noisy: list[str] = getattr(func, "noisy_modules", list)()
         self._sum = BatchSum(
             partial(_linearize, func, self.primals, weight, reduction, strategy, seed),
@@ -131,6 +120,20 @@ class HessianOperator(Operator):
         self.total_weight = self._sum.total_weight
         self.flat_gradient = self._sum.gradient / self._divisor
         self.value = self._sum.value / self._divisor
+        # The operator of the same function at another point; holds nothing of this one.
+        self._elsewhere = partial(
+            type(self),
+            func,
+            data=data,
+            weight=weight,
+            reduction=reduction,
+            strategy=strategy,
+            verify=self._sum.verify_again,
+            check_deterministic=False,
+            memory_budget=memory_budget,
+            seed=seed,
+            progress=progress,
+        )
 
     @classmethod
     def from_module(
@@ -181,13 +184,7 @@ class HessianOperator(Operator):
             primals: The point, like the present one.
             changes: Options that are to differ, as for `HessianOperator`.
         """
-        settings = {
-            **self._settings,
-            "verify": self._sum.verify_again,
-            "check_deterministic": False,
-            **changes,
-        }
-        return type(self)(self._func, primals, self._data, **settings)
+        return self._elsewhere(primals, **changes)
 
     @property
     def gradient(self) -> Any:

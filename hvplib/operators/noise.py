@@ -13,7 +13,7 @@ import torch
 from hvplib.ad.guard import derivative
 from hvplib.ad.randomness import RandomState
 
-__all__ = ["replayed", "seeded"]
+__all__ = ["replayed", "seeded", "untouched"]
 
 
 @contextmanager
@@ -24,13 +24,19 @@ def seeded(*entropy: int) -> Iterator[None]:
         entropy: Non-negative numbers, say a seed and the index of a batch; other numbers, independent noise.
     """
     # The lock of the derivatives: two threads must not set one generator for different batches at once.
-    with derivative():
-        outside = RandomState()
-        try:
-            _seed(entropy)
-            yield
-        finally:
-            outside.restore()
+    with derivative(), untouched():
+        _seed(entropy)
+        yield
+
+
+@contextmanager
+def untouched() -> Iterator[None]:
+    """Run a block and put the global generators back to what they were."""
+    outside = RandomState()
+    try:
+        yield
+    finally:
+        outside.restore()
 
 
 def replayed(data: Iterable[Any], seed: int) -> Iterator[Any]:

@@ -58,7 +58,7 @@ class ScipyObjective:
     def __init__(self, operator: HessianOperator) -> None:
         assert operator.domain is not None
         self._space = operator.domain
-        self._at = operator.at
+        self._elsewhere = operator._elsewhere
         self._operator: HessianOperator | None = operator
         self.x0: Vector = self._space.flatten(operator.primals).double().cpu().numpy()
         self._point = self.x0.copy()
@@ -90,7 +90,7 @@ class ScipyObjective:
         if self._operator is None or not np.array_equal(x, self._point):
             # The old linearisation goes before the new one comes: only one is ever in memory.
             self._operator = None
-            self._operator = self._at(self.unravel(x))
+            self._operator = self._elsewhere(self.unravel(x))
             self._point = np.array(x, dtype=np.float64)
             self.num_points += 1
         return self._operator

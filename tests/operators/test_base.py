@@ -254,7 +254,7 @@ def test_refusals() -> None:
         OnlyForward((3, 3), torch.float32).T @ torch.ones(3)
     with pytest.raises(NotImplementedError, match="Nothing must define _matmat_torch"):
         Nothing((3, 3), torch.float32) @ torch.ones(3)
-    with pytest.raises(TypeError, match="dtype must be torch.float32 or torch.float64, got torch.float16"):
+    with pytest.raises(TypeError, match=r"dtype must be torch.float32 or torch.float64, got torch.float16"):
         Identity(3, dtype=torch.float16)
     with pytest.raises(ValueError, match=r"a symmetric operator must be square, got shape \(2, 3\)"):
         OnlyForward((2, 3), torch.float32, symmetric=True)

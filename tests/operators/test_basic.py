@@ -49,9 +49,9 @@ def test_a_function_of_one_vector_by_vmap() -> None:
 def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"diagonal must be a vector \(n,\), got shape \(2, 2\)"):
         Diagonal(torch.eye(2))
-    with pytest.raises(TypeError, match="diagonal must be real and floating point, got torch.int64"):
+    with pytest.raises(TypeError, match=r"diagonal must be real and floating point, got torch.int64"):
         Diagonal(torch.tensor([1, 2]))
-    with pytest.raises(TypeError, match="matrix must be real and floating point, got torch.complex64"):
+    with pytest.raises(TypeError, match=r"matrix must be real and floating point, got torch.complex64"):
         Matrix(torch.ones(2, 2, dtype=torch.complex64))
     with pytest.raises(ValueError, match=r"matrix must have two dimensions, got shape \(2,\)"):
         Matrix(torch.ones(2))
