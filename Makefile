@@ -26,8 +26,11 @@ types: $(VENV)/.test-installed
 docs: $(VENV)/.test-installed ## the documentation, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-bench: $(VENV)/.bench-installed ## time the library and its peers
-	$(BIN)/python -m pytest benchmarks --benchmark-enable
+bench: $(VENV)/.bench-installed ## time the library beside its peers: tables, then pytest-benchmark
+	$(BIN)/python -m benchmarks.product
+	$(BIN)/python -m benchmarks.batches
+	$(BIN)/python -m benchmarks.dense
+	$(BIN)/python -m pytest benchmarks/bench_*.py --benchmark-enable
 
 clean:
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .benchmarks *.egg-info

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import doctest
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,21 @@ def test_python_on_a_page_is_a_session(page: Path) -> None:
 def test_readme_has_the_five_examples() -> None:
     examples = [fence for fence in FENCE.finditer((ROOT / "README.md").read_text()) if fence[2] == "pycon"]
     assert len(examples) == 5
+
+
+@pytest.mark.slow
+def test_demo_runs_and_draws(tmp_path: Path) -> None:
+    program, figure = ROOT / "docs/examples/digits.py", tmp_path / "new folder/digits.png"
+    ran = subprocess.run(
+        [sys.executable, program, figure], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert figure.stat().st_size > 50_000
+    residuals = re.findall(r"^ +\d+ +\d\.\d{6} +(\S+)$", ran.stdout, re.MULTILINE)
+    assert len(residuals) == 10 and max(map(float, residuals)) < 1e-10
+    (difference,) = re.findall(r"largest difference: (\S+)", ran.stdout)
+    assert float(difference) < 1e-12
+    assert "products" in ran.stderr, "the progress bar"
 
 
 def test_wrong_output_is_caught_at_its_line() -> None:

@@ -1,6 +1,6 @@
 """Second derivatives of real models on real data: handwritten digits.
 
-1. Trains a 64-32-10 network on scikit-learn's digits and computes the ten largest eigenvalues of the Hessian
+1. Trains a 64-20-10 network on scikit-learn's digits and computes the ten largest eigenvalues of the Hessian
    of its loss with SciPy's eigsh, from products alone.
 2. Fits a regularised logistic regression with SciPy's Newton-CG.
 3. Forms the dense Hessian of that regression and holds it against the operator.
@@ -78,7 +78,7 @@ def digits() -> Batch:
 def train(batches: list[Batch]) -> nn.Module:
     """A network with one hidden layer, in double precision, trained by Adam."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10)).double()
+    model = nn.Sequential(nn.Linear(64, 20), nn.Tanh(), nn.Linear(20, 10)).double()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in tqdm(range(EPOCHS), desc="training", unit=" epochs", leave=False):
         for x, y in batches:
@@ -225,7 +225,7 @@ def main(figure: Path) -> None:
 
     start = time.perf_counter()
     model = train(batches)
-    print(f"A 64-32-10 network on {len(x)} digits, trained in {time.perf_counter() - start:.1f} s")
+    print(f"A 64-20-10 network on {len(x)} digits, trained in {time.perf_counter() - start:.1f} s")
     H = HessianOperator.from_module(model, nn.CrossEntropyLoss(), batches)
     print(f"\n1. The ten largest eigenvalues of its Hessian, {H.shape[0]} x {H.shape[1]}, by scipy's eigsh")
     found = spectrum(H)

@@ -104,10 +104,11 @@ def draw_dense(axes: Axes, dense: Dense) -> None:
 def draw_difference(axes: Axes, dense: Dense) -> None:
     """Size of its difference from the same matrix by products, relative to its largest entry."""
     error = np.abs(dense.matrix - dense.by_operator) / np.abs(dense.matrix).max()
-    digits, unit = scientific(error.max())
+    largest = max(error.max(), np.finfo(float).eps)  # a scale, even if they are the same to the last bit
+    digits, unit = scientific(largest)
     label = f"difference, in {unit} of the largest entry"
-    show(axes, error * digits / error.max(), PowerNorm(0.5, 0, digits), label)
-    axes.set_title(f"The operator agrees with it\nto {bound(error.max())} in every entry")
+    show(axes, error * digits / largest, PowerNorm(0.5, 0, digits), label)
+    axes.set_title(f"The operator agrees with it\nto {bound(largest)} in every entry")
 
 
 def show(axes: Axes, matrix: np.ndarray, norm: Normalize, label: str) -> None:
