@@ -12,6 +12,7 @@ from torch import Tensor
 from hvplib.ad.graph import graph_bytes
 from hvplib.ad.guard import derivative
 from hvplib.ad.hvp import product as product_by
+from hvplib.ad.leaves import fresh
 from hvplib.ad.objective import Objective
 from hvplib.ad.report import Attempt, Check, Report
 from hvplib.ad.select import (
@@ -21,7 +22,7 @@ from hvplib.ad.select import (
     refusal,
     select,
 )
-from hvplib.ad.strategies import differentiate, fresh, gradient
+from hvplib.ad.strategies import differentiate, gradient
 from hvplib.ad.verify import agreement
 from hvplib.errors import DerivativeError
 

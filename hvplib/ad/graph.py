@@ -9,10 +9,9 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
+from hvplib.ad.leaves import MARK
+
 __all__ = ["GraphFacts", "graph_facts"]
-
-
-MARK = "_hvplib_primal"  # attribute of the leaves that derivatives are taken with respect to
 
 
 @dataclass(frozen=True)

@@ -135,8 +135,9 @@ def _in_transform(
     except RuntimeError as error:
         if not is_missing_derivative(error):
             raise
-        raise_if_func_itself_fails(objective, primals)
         unknown = "autograd.Function" in str(error) or "HigherOrderOperator" in str(error)
+        if not unknown:
+            raise_if_func_itself_fails(objective, primals)
         if strategy == FORWARD or unknown:
             raise refusal([Attempt(FORWARD, str(error).splitlines()[0])], error) from error
         return functional_reverse(objective, primals, tangents)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
 from hvplib.ad.inputs import call
+from hvplib.ad.leaves import fresh
 from hvplib.ad.randomness import RandomState
 from hvplib.ad.remedies import Remedies, Way
 from hvplib.ad.transforms import is_wrapped, outside_transforms
@@ -37,6 +38,7 @@ class Objective:
     Attributes:
         used: Names of the remedies that were met, over all evaluations.
         singular: Whether an evaluation met a point where torch's formulas break down (see `singular`).
+        undefined: Whether it was one where torch has no subgradient convention either.
         coarse: Dtypes coarser than float64 that func computes in.
         detached: Whether func cut a graph by `.detach()`.
         escaped: Whether func turned a tensor into plain numbers, or computed under no_grad.
@@ -54,6 +56,7 @@ class Objective:
         self.random_state = RandomState()
         self.used: set[str] = set()
         self.singular = False
+        self.undefined = False
         self.coarse: set[torch.dtype] = set()
         self.clones_inference = False
         self.detached = False
@@ -62,6 +65,7 @@ class Objective:
         self._written: dict[int, tuple[Tensor, Tensor]] = {}
         self._stops: list[Any] | None = None
         self._replay: int | None = None
+        self._within = False
 
     def __call__(self, leaves: Sequence[Tensor], way: Way) -> Tensor:
         """The scalar value at these leaves (0-d), with the graph that the caller's mode records."""
@@ -125,10 +129,14 @@ class Objective:
 
     def stop(self, compute: Callable[[], Any], target: Tensor | None = None) -> Any:
         """What autograd takes for a constant: computed, or repeated from the evaluation that was frozen."""
-        if self._stops is None:
+        if self._stops is None or self._within:
             return compute()
         if self._replay is None:
-            result = compute()
+            self._within = True
+            try:
+                result = compute()
+            finally:
+                self._within = False
             self._stops.append(tree_map(_copied, result if target is None else target))
             return result
         if self._replay >= len(self._stops):
@@ -145,7 +153,7 @@ class Objective:
         """
         self._stops, self._replay = [], None
         with torch.enable_grad():
-            self(leaves, "plain")
+            self([fresh(x) for x in leaves], "plain")
 
         def evaluate(at: Sequence[Tensor]) -> Tensor:
             self._replay = 0

@@ -9,7 +9,7 @@ call.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from hvplib.ad.decompositions import REPLACEMENTS, WRONG_BY_FORWARD, WRONG_BY_REVERSE
-from hvplib.ad.singular import SINGULAR, is_singular
+from hvplib.ad.singular import SINGULAR, SUBGRADIENT, is_singular
 from hvplib.ad.transforms import in_transform, is_wrapped, outside_transforms
 from hvplib.errors import DerivativeError
 
@@ -50,6 +50,8 @@ class Remedies(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if torch.compiler.is_dynamo_compiling():
+            return func(*args, **kwargs)
         if kwargs:
             self._keep_arguments(args, kwargs)
         if self.objective.clones_inference:
@@ -59,7 +61,7 @@ class Remedies(TorchFunctionMode):
         except KeyError:
             handler = _handlers[func] = _classify(func)
         if not torch.is_grad_enabled():
-            result = self._without_grad(func, args, kwargs, writes=handler is _write)
+            result = self._without_grad(handler, func, args, kwargs)
         elif handler is None:
             result = func(*args, **kwargs)
         else:
@@ -69,24 +71,31 @@ class Remedies(TorchFunctionMode):
         return result
 
     def _without_grad(
-        self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], *, writes: bool
+        self, handler: Handler | None, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if torch._C._is_fwd_grad_enabled():
-            return self.constant(func, args, kwargs, writes=writes)
-        # Inside the forward of a custom autograd function, whose result has a derivative all the same.
-        return _write(self, func, args, kwargs) if writes else func(*args, **kwargs)
+        if handler is None or handler in (_write, _stop, _escape):
+            writes = handler is _write
+            handler = _plain
+        else:
+            writes = False
+        if not torch._C._is_fwd_grad_enabled():
+            # Inside the forward of a custom autograd function, whose result has a derivative all the same.
+            return (_write if writes else handler)(self, func, args, kwargs)
+        return self._constant(handler, func, args, kwargs, writes=writes)
 
-    def constant(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], *, writes: bool) -> Any:
+    def _constant(
+        self, handler: Handler, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], *, writes: bool
+    ) -> Any:
         """Run `func` where its result is a constant to autograd, and make it one to forward mode too."""
         self.objective.escaped = True
-        if writes and args and isinstance(args[0], Tensor):
-            self.objective.will_write(args[0])
         target = args[0] if writes and args else kwargs.get("out")
+        if isinstance(target, Tensor):
+            self.objective.will_write(target)
         if self.way == "forward":
             args, kwargs = tree_map(
                 lambda value: value if value is target else _detached(value), (args, kwargs)
             )
-        return self.objective.stop(lambda: func(*args, **kwargs), target)
+        return self.objective.stop(lambda: handler(self, func, args, kwargs), target)
 
     def note_singular(
         self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
@@ -94,6 +103,7 @@ class Remedies(TorchFunctionMode):
         """Tell the objective if this call was made at a point where torch's formulas break down."""
         if func in SINGULAR and not self.objective.functional and is_singular(func, args, kwargs, result):
             self.objective.singular = True
+            self.objective.undefined = self.objective.undefined or func not in SUBGRADIENT
 
     def _keep_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         generator = kwargs.get("generator")
@@ -115,6 +125,10 @@ def _detached(value: Any) -> Any:
 
 
 # ---------------------------------------------------------------------------------------------- handlers
+
+
+def _plain(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)
 
 
 def _write(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -139,6 +153,8 @@ def _stop(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[st
 
 def _escape(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     mode.objective.escaped = True
+    if func not in _NEEDS_NO_GRAD:
+        args = tree_map(_detached, args)  # a number is a constant anyhow; spares torch's warning about it
     return mode.objective.stop(lambda: func(*args, **kwargs))
 
 
@@ -193,8 +209,7 @@ def _refuse_way(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: d
 
 
 def _refuse_grad(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if func(*args, **kwargs) is not None:
-        return _refuse_backward(mode, func, args, kwargs)
+    return None if func(*args, **kwargs) is None else _refuse_backward(mode, func, args, kwargs)
 
 
 def _watched_hook(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -241,7 +256,9 @@ _WRITING_DUNDERS = frozenset(
     f"__{name}__" for name in ("setitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow")
 ) | frozenset(f"__{name}__" for name in ("iand", "ior", "ixor", "ilshift", "irshift"))
 _WITH_CONSTANTS = (F.embedding, torch.embedding)  # padding rows
+_NEEDS_NO_GRAD = (Tensor.numpy, Tensor.__array__)  # torch's own error stands
 _COARSE = (torch.float32, torch.bfloat16, torch.float16)
+_GRAD: Any = cast(Any, Tensor.grad).__get__
 _DATA: Any = Tensor.data.__get__  # type: ignore[attr-defined]
 
 _handlers: dict[Any, Handler | None] = {
@@ -254,7 +271,7 @@ _handlers: dict[Any, Handler | None] = {
     F.batch_norm: _batch_statistics,
     F.instance_norm: _batch_statistics,
     Tensor.backward: _refuse_backward,
-    Tensor.grad.__get__: _refuse_grad,  # type: ignore[attr-defined]
+    _GRAD: _refuse_grad,
     Tensor.register_hook: _watched_hook,
     **dict.fromkeys([Tensor.detach, torch.detach, _DATA], _stop),
     **dict.fromkeys([Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.numpy, Tensor.__array__], _escape),

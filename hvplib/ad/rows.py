@@ -12,10 +12,11 @@ from torch import Tensor
 from hvplib.ad.axes import Piece
 from hvplib.ad.engines import GraphEngine, RecomputeEngine
 from hvplib.ad.graph import graph_bytes
+from hvplib.ad.leaves import fresh
 from hvplib.ad.objective import Objective
 from hvplib.ad.report import Attempt
 from hvplib.ad.select import FORWARD, REVERSE, is_missing_derivative, refusal, select
-from hvplib.ad.strategies import fresh, functional_forward, functional_reverse
+from hvplib.ad.strategies import functional_forward, functional_reverse
 from hvplib.ad.verify import agreement, probes
 from hvplib.errors import DerivativeError
 

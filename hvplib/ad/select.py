@@ -83,6 +83,8 @@ def select(objective: Objective, primals: Sequence[Tensor], tangents: Sequence[T
             # That check called func elsewhere: a function that keeps its last result has now forgotten it.
             outcome = strategy(objective, primals, tangents)
             remembers = True
+            if outcome.disconnected and not outcome.value.requires_grad and _declared(objective):
+                return Selection(outcome, name, attempts, [check])
             if outcome.disconnected or outcome.facts.stale:
                 raise DerivativeError(_CUT_OFF)
         selection = Selection(outcome, name, attempts)
@@ -105,7 +107,7 @@ def _settle(
     finite = [s for s in undecided if all_finite(s.outcome.product)]
     chosen = (finite or undecided)[:1]
     agree = all(_close(chosen[0].outcome, other.outcome) for other in finite[1:]) if chosen else False
-    if chosen and (agree or objective.singular):
+    if chosen and not objective.undefined and (agree or objective.singular):
         first = chosen[0]
         own = next(i for i, attempt in enumerate(attempts) if attempt.strategy == first.strategy)
         return Selection(first.outcome, first.strategy, attempts[:own], first.checks)
@@ -136,10 +138,13 @@ def _independent(
     elsewhere = moved([x.detach() for x in primals], [v.detach() for v in tangents], 1.0)
     there = gradient(lambda xs: objective(xs, "plain"), elsewhere)[0]
     change = float((there - value.detach()).abs())
-    # Cutting everything by .detach() is a declaration; plain numbers and no_grad are rather an accident.
-    declared = objective.detached and not objective.escaped
-    constant = change == 0.0 or not math.isfinite(change) or declared
-    return Check("func is constant, or cut by .detach()", change, 0.0, constant, "" if constant else _CUT_OFF)
+    constant = change == 0.0 or not math.isfinite(change)
+    return Check("func is constant", change, 0.0, constant, "" if constant else _CUT_OFF)
+
+
+def _declared(objective: Objective) -> bool:
+    """Cutting everything by .detach() is a declaration; plain numbers and no_grad are rather an accident."""
+    return objective.detached and not objective.escaped
 
 
 def raise_if_func_itself_fails(objective: Objective, primals: Sequence[Tensor]) -> None:

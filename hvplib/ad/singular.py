@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["SINGULAR", "is_singular"]
+__all__ = ["SINGULAR", "SUBGRADIENT", "is_singular"]
 
 
 def is_singular(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> bool:
@@ -37,15 +37,16 @@ def _zero_vector(values: list[Tensor], result: Any) -> bool:
     return any(bool(mask.all(dim=dim).any()) for mask in zero for dim in range(mask.dim()))
 
 
+_NORMS: tuple[Any, ...] = (
+    *(torch.norm, Tensor.norm, torch.linalg.norm, torch.linalg.vector_norm, torch.linalg.matrix_norm),
+    *(torch.dist, Tensor.dist, F.pairwise_distance, torch.cdist, F.pdist, torch.pdist),
+    *(torch.hypot, Tensor.hypot),
+)
 SINGULAR: dict[Any, Callable[[list[Tensor], Any], bool]] = {
-    **dict.fromkeys(
-        [torch.norm, Tensor.norm, torch.linalg.norm, torch.linalg.vector_norm, torch.linalg.matrix_norm],
-        _zero_result,
-    ),
-    **dict.fromkeys(
-        [torch.dist, Tensor.dist, F.pairwise_distance, torch.cdist, F.pdist, torch.pdist], _zero_result
-    ),
-    **dict.fromkeys([torch.hypot, Tensor.hypot], _zero_result),
+    **dict.fromkeys(_NORMS, _zero_result),
     **dict.fromkeys([torch.atan2, Tensor.atan2, torch.arctan2, Tensor.arctan2], _both_zero),
     **dict.fromkeys([F.normalize, F.cosine_similarity, torch.cosine_similarity], _zero_vector),
 }
+# Where the difference cannot tell, the norm has no second derivative at 0 and torch's convention holds, as
+# for ReLU and abs. The others are not even continuous there.
+SUBGRADIENT = frozenset(_NORMS)

@@ -15,7 +15,8 @@ import torch
 import torch.autograd.forward_ad as fwAD
 from torch import Tensor
 
-from hvplib.ad.graph import MARK, GraphFacts, graph_facts
+from hvplib.ad.graph import GraphFacts, graph_facts
+from hvplib.ad.leaves import apart, fresh
 from hvplib.ad.objective import Objective
 from hvplib.ad.remedies import Way
 
@@ -89,6 +90,7 @@ def reverse_over_reverse(
 ) -> Outcome:
     """Double backward: the gradient of ⟨gradient, tangents⟩. `connected` keeps the graph of the product."""
     leaves = _differentiable(primals)
+    grad_mode = torch.is_grad_enabled()
     with torch.enable_grad():
         value, gradients, facts = differentiate(objective, leaves)
         if gradients is None:
@@ -101,7 +103,7 @@ def reverse_over_reverse(
             [g for g, _ in live],
             leaves,
             [v for _, v in live],
-            create_graph=connected,
+            create_graph=connected or (grad_mode and facts.captured),
             allow_unused=True,
             materialize_grads=True,
         )
@@ -124,7 +126,7 @@ def differentiate(
 
 def gradient(evaluate: Any, primals: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """Value and plain reverse-mode gradient, without a graph. `evaluate` takes the list of leaves."""
-    leaves = [x.detach().requires_grad_() for x in primals]
+    leaves = [fresh(x) for x in primals]
     with torch.enable_grad():
         value = evaluate(leaves)
         if not value.requires_grad:
@@ -139,7 +141,7 @@ def functional_forward(
     """`torch.func.jvp` of `torch.func.grad`: slower, and composes with vmap, grad and jvp around it."""
     result: Any = torch.func.jvp(
         _functional_gradient(objective, "forward", len(primals)),
-        tuple(primals),
+        tuple(apart(x) for x in primals),
         tuple(tangents),
         has_aux=True,
     )
@@ -152,7 +154,7 @@ def functional_reverse(
 ) -> Outcome:
     """`torch.func.vjp` of `torch.func.grad`: for operations without forward mode, inside other transforms."""
     result: Any = torch.func.vjp(
-        _functional_gradient(objective, "reverse", len(primals)), *primals, has_aux=True
+        _functional_gradient(objective, "reverse", len(primals)), *map(apart, primals), has_aux=True
     )
     gradients, pull_back, value = result
     return Outcome(value, gradients, pull_back(tuple(tangents)))
@@ -166,19 +168,8 @@ def _functional_gradient(objective: Objective, way: Way, count: int) -> Callable
 def _differentiable(primals: Sequence[Tensor]) -> list[Tensor]:
     """The primals as tensors that require grad: the user's own where they do, so that the result connects."""
     if torch.is_grad_enabled():
-        return [x if x.requires_grad else fresh(x) for x in primals]
+        return [apart(x) if x.requires_grad else fresh(x) for x in primals]
     return [fresh(x) for x in primals]
-
-
-def fresh(x: Tensor) -> Tensor:
-    """A leaf with the numbers of x that requires grad and whose elements lie apart in memory."""
-    # Elements that share memory (an expanded tensor) make forward mode fail or, worse, come out wrong.
-    plain = x.detach().clone() if x.is_inference() else x.detach()
-    if not plain.is_contiguous():
-        plain = plain.contiguous()
-    plain.requires_grad_()
-    setattr(plain, MARK, True)
-    return plain
 
 
 def _disconnected(value: Tensor, primals: Sequence[Tensor]) -> Outcome:

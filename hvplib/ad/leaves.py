@@ -1,0 +1,22 @@
+"""The tensors that derivatives are taken with respect to."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["MARK", "apart", "fresh"]
+
+MARK = "_hvplib_primal"  # attribute of the leaves that are made here, to know them again in a graph
+
+
+def apart(x: Tensor) -> Tensor:
+    """x with its elements apart in memory; shared ones make forward mode fail or, worse, come out wrong."""
+    return x if x.is_contiguous() else x.contiguous()
+
+
+def fresh(x: Tensor) -> Tensor:
+    """A leaf with the numbers of x that requires grad and whose elements lie apart in memory."""
+    plain = apart(x.detach().clone() if x.is_inference() else x.detach())
+    plain.requires_grad_()
+    setattr(plain, MARK, True)
+    return plain
