@@ -1,4 +1,4 @@
-# Each target stands on its own: it needs CPython 3.10 or newer with pip, and makes .venv if it is missing.
+# Each target stands on its own: it needs CPython 3.11 or newer with pip, and makes .venv if it is missing.
 
 PYTHON ?= python3
 VENV := .venv

@@ -33,8 +33,8 @@ LAYERS = {
 }
 # Siblings are blind to each other but for these.
 SIBLINGS = {("ad", "space")}
-# Adapters that rooms below them may reach for, and only at the moment of use.
-ON_DEMAND = {"progress", "plots"}
+# An adapter to an optional dependency, which rooms below it may reach for at the moment of use.
+ON_DEMAND = {"progress"}
 
 PLAIN = {"torch"}
 NUMERIC = {"torch", "numpy", "scipy"}
