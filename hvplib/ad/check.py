@@ -84,12 +84,9 @@ def check_hvp(
     check_strategy(strategy)
     leaves, spec = flatten_primals(primals)
     v, w = probes(leaves, 2, seed=seed)
-    with derivative(), torch.no_grad():
-        objective = Objective(func, spec)
-        try:
-            return _examine(objective, [x.detach() for x in leaves], v, w, strategy)
-        finally:
-            objective.reset()
+    objective = Objective(func, spec)
+    with derivative(), torch.no_grad(), objective.session():
+        return _examine(objective, [x.detach() for x in leaves], v, w, strategy)
 
 
 def _examine(

@@ -91,13 +91,11 @@ class Dense:
             tree_flatten(tuple(self._leaves))[1],
             functional=self._functional,
         )
-        try:
+        with objective.session():
             rows = row_source(objective, self._leaves, output, self._strategy, wants_graph=wants_graph)
             return [
                 _block_row(rows, group, across, self._width(rows, output, group)) for group in down.groups
             ]
-        finally:
-            objective.reset()
 
     def _component(self, leaves: Sequence[Tensor], index: int) -> Tensor:
         output = self._func(*leaves)
@@ -107,10 +105,8 @@ class Dense:
     def _outputs(self) -> tuple[list[Tensor], TreeSpec, Any]:
         """One evaluation, for the shapes of what func returns."""
         probe = Objective(self._func, tree_flatten(tuple(self._leaves))[1], functional=self._functional)
-        try:
+        with probe.session():
             output = probe.evaluate(self._leaves, "plain")
-        finally:
-            probe.reset()
         aux = None
         if self._has_aux:
             if type(output) is not tuple or len(output) != 2:

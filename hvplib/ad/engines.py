@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from hvplib.ad.graph import graph_bytes
 from hvplib.ad.guard import derivative
 from hvplib.ad.hvp import product as product_by
-from hvplib.ad.leaves import fresh
+from hvplib.ad.leaves import fresh, ordinary
 from hvplib.ad.objective import Objective
 from hvplib.ad.report import Attempt, Check, Report
 from hvplib.ad.select import (
@@ -105,7 +106,7 @@ class GraphEngine(Engine):
     def product(self, tangents: Sequence[Tensor]) -> Sequence[Tensor]:
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
-                return self.product([v.clone() for v in tangents])
+                return self.product([ordinary(v) for v in tangents])
         return self._pull(self._outputs, self._of_live(tangents), batched=False)
 
     def block(self, tangents: Sequence[Tensor], width: int) -> Sequence[Tensor]:
@@ -132,13 +133,19 @@ class GraphEngine(Engine):
 
     def _try_batched(self, tangents: Sequence[Tensor]) -> Sequence[Tensor] | None:
         """One batched backward pass; None where an operation has no batching rule, or a wrong one."""
+        started = perf_counter()
         result = self._guarded(lambda: self._pull(self._outputs, self._of_live(tangents), batched=True))
-        if result is not None and self._batched is None:
-            single = self.product([v[0] for v in tangents])
-            check = agreement([r[0] for r in result], single, "batched against single", self._precision)
-            self.checks.append(check)
-            self._batched = bool(check.passed)
-        return result if self._batched else None
+        if result is None or self._batched is not None:
+            return result
+        halfway = perf_counter()
+        single = self.product([v[0] for v in tangents])
+        check = agreement([r[0] for r in result], single, "batched against single", self._precision)
+        self.checks.append(check)
+        loop = (perf_counter() - halfway) * tangents[0].shape[0]
+        # Batches of convolutions are slower than the loop. (An accelerator is not waited for here: there the
+        # times are those of the launches, which the batch always saves.)
+        self._batched = check.passed is True and halfway - started < loop
+        return result if check.passed else None
 
     def _guarded(self, batched: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor] | None:
         """`batched()`, or None (now and from here on) where an operation has no batching rule."""
@@ -204,13 +211,11 @@ class RecomputeEngine(Engine):
         return self._used + " (afresh for each vector)"
 
     def product(self, tangents: Sequence[Tensor]) -> Sequence[Tensor]:
-        with derivative(), torch.no_grad():
-            try:
-                if self._strategy != "auto":
-                    return product_by(self._objective, self._leaves, tangents, self._strategy).product
-                selection = select(self._objective, self._leaves, tangents)
-            finally:
-                self._objective.reset()
+        with derivative(), torch.no_grad(), self._objective.session():
+            directions = [ordinary(v) for v in tangents]
+            if self._strategy != "auto":
+                return product_by(self._objective, self._leaves, directions, self._strategy).product
+            selection = select(self._objective, self._leaves, directions)
         self._used = selection.strategy
         if not self.checks:
             self.checks.extend(selection.checks)

@@ -12,6 +12,7 @@ from torch import Tensor
 from hvplib.ad.finite_difference import finite_difference
 from hvplib.ad.guard import derivative
 from hvplib.ad.inputs import check_strategy, flatten_like, flatten_primals, unflatten
+from hvplib.ad.leaves import ordinary
 from hvplib.ad.objective import Objective
 from hvplib.ad.report import Attempt
 from hvplib.ad.select import FORWARD, is_missing_derivative, raise_if_func_itself_fails, refusal, select
@@ -23,6 +24,7 @@ from hvplib.ad.strategies import (
     reverse_over_reverse,
 )
 from hvplib.ad.transforms import in_transform
+from hvplib.ad.verify import against_difference
 
 __all__ = ["hvp", "product"]
 
@@ -68,13 +70,9 @@ def hvp(func: Callable[..., Any], primals: Any, tangents: Any, *, strategy: str 
     check_strategy(strategy)
     leaves, spec = flatten_primals(primals)
     directions = flatten_like("tangents", tangents, primals, leaves, spec)
-    with derivative():
-        functional = in_transform()
-        objective = Objective(func, spec, functional=functional)
-        try:
-            outcome = product(objective, leaves, directions, strategy)
-        finally:
-            objective.reset()
+    objective = Objective(func, spec, functional=in_transform())
+    with derivative(), objective.session():
+        outcome = product(objective, leaves, [ordinary(v) for v in directions], strategy)
     return unflatten(outcome.product, spec)
 
 
@@ -109,13 +107,19 @@ def _by_name(
 ) -> Outcome:
     try:
         if strategy == FORWARD:
-            return forward_over_reverse(objective, primals, tangents)
-        return reverse_over_reverse(objective, primals, tangents, connected=connected)
+            outcome = forward_over_reverse(objective, primals, tangents)
+        else:
+            outcome = reverse_over_reverse(objective, primals, tangents, connected=connected)
     except RuntimeError as error:
         if not is_missing_derivative(error):
             raise
         raise_if_func_itself_fails(objective, primals)
         raise refusal([Attempt(strategy, str(error).splitlines()[0])], error) from error
+    if outcome.facts.custom:  # torch cannot vouch for the derivatives of a custom autograd function
+        check = against_difference(objective, primals, tangents, outcome.product)
+        if check.passed is False:
+            raise refusal([Attempt(strategy, str(check))], None)
+    return outcome
 
 
 def _in_transform(

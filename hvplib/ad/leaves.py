@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["MARK", "apart", "fresh"]
+__all__ = ["MARK", "apart", "fresh", "ordinary"]
 
 MARK = "_hvplib_primal"  # attribute of the leaves that are made here, to know them again in a graph
 
@@ -14,9 +14,14 @@ def apart(x: Tensor) -> Tensor:
     return x if x.is_contiguous() else x.contiguous()
 
 
+def ordinary(x: Tensor) -> Tensor:
+    """x, or a clone that autograd may save if x was made in inference mode."""
+    return x.clone() if x.is_inference() else x
+
+
 def fresh(x: Tensor) -> Tensor:
     """A leaf with the numbers of x that requires grad and whose elements lie apart in memory."""
-    plain = apart(x.detach().clone() if x.is_inference() else x.detach())
+    plain = apart(ordinary(x.detach()))
     plain.requires_grad_()
     setattr(plain, MARK, True)
     return plain

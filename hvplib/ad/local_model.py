@@ -90,11 +90,8 @@ class LocalModel:
         if self._engine is None:
             raise RuntimeError("this local model was released; make a new one with hvplib.local_model")
         if self._verify:
-            with derivative():
-                try:
-                    self._engine = proven(self._engine, self._objective, self._leaves)
-                finally:
-                    self._objective.reset()
+            with derivative(), self._objective.session():
+                self._engine = proven(self._engine, self._objective, self._leaves)
             self._verify = False
         return self._engine
 
@@ -139,12 +136,9 @@ def local_model(
     """
     check_strategy(strategy)
     leaves, spec = flatten_primals(primals)
-    with derivative(), torch.enable_grad():
-        objective = Objective(func, spec, has_aux=has_aux)
-        try:
-            engine = _engine(objective, leaves, strategy)
-        finally:
-            objective.reset()
+    objective = Objective(func, spec, has_aux=has_aux)
+    with derivative(), torch.enable_grad(), objective.session():
+        engine = _engine(objective, leaves, strategy)
     return LocalModel(objective, leaves, spec, engine, verify and strategy == "auto")
 
 

@@ -11,7 +11,7 @@ __all__ = ["chunk_width", "free_bytes", "is_out_of_memory", "readable", "require
 
 # A chunk of vectors whose tensors stay near the size of the cache runs fastest: smaller chunks pay for Python
 # too often, larger ones wait for memory. Measured on networks of 1000 to 5000 parameters.
-_CHUNK_BYTES = {"cpu": 16 * 2**20}
+_CHUNK_BYTES = {"cpu": 8 * 2**20}
 _CHUNK_BYTES_ELSEWHERE = 2**30
 _SHARE = 0.25  # of the free memory of an accelerator, for one chunk
 _WORTH_A_LOOK = 64 * 2**20

@@ -7,19 +7,20 @@ the same noise and the same captured state, and none leaves a trace in them.
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from hvplib.ad.captured import Writes
 from hvplib.ad.inputs import call
 from hvplib.ad.leaves import fresh
 from hvplib.ad.randomness import RandomState
 from hvplib.ad.remedies import Remedies, Way
-from hvplib.ad.transforms import is_wrapped, outside_transforms
+from hvplib.ad.stops import Stops
 from hvplib.ad.vectors import coarsest
 from hvplib.errors import OutputError
 
@@ -43,6 +44,8 @@ class Objective:
         detached: Whether func cut a graph by `.detach()`.
         escaped: Whether func turned a tensor into plain numbers, or computed under no_grad.
         clones_inference: Whether inference tensors that func captures are cloned before use.
+        writes: What func writes to, to undo it.
+        stops: What func takes for constants.
         aux: What func returned beside its value, at the last evaluation.
     """
 
@@ -53,7 +56,11 @@ class Objective:
         self._spec = spec
         self._has_aux = has_aux
         self.functional = functional
-        self.random_state = RandomState()
+        self._noise = RandomState()
+        self._outside = self._noise
+        self._evaluated = False
+        self.writes = Writes()
+        self.stops = Stops()
         self.used: set[str] = set()
         self.singular = False
         self.undefined = False
@@ -62,10 +69,6 @@ class Objective:
         self.detached = False
         self.escaped = False
         self.aux: Any = None
-        self._written: dict[int, tuple[Tensor, Tensor]] = {}
-        self._stops: list[Any] | None = None
-        self._replay: int | None = None
-        self._within = False
 
     def __call__(self, leaves: Sequence[Tensor], way: Way) -> Tensor:
         """The scalar value at these leaves (0-d), with the graph that the caller's mode records."""
@@ -100,74 +103,51 @@ class Objective:
             return self._evaluate(leaves, way)
 
     def _evaluate(self, leaves: Sequence[Tensor], way: Way) -> Any:
-        self.reset()
+        if self._evaluated:
+            self._undo_writes()
+            self._noise.restore()
+        self._evaluated = True
         with Remedies(self, way):
             return call(self._func, tree_unflatten(list(leaves), self._spec))
 
-    def reset(self) -> None:
-        """Put generators and captured tensors back to what they were before the first evaluation."""
-        self.random_state.restore()
-        if not self._written:
-            return
-        kept = {id(leaf) for leaf in tree_flatten(self.aux)[0]}
-        with torch.no_grad(), outside_transforms():
-            while self._written:
-                key, (tensor, before) = self._written.popitem()
-                # A tensor that func made itself is held by nothing but this frame by now, and must keep its
-                # value: the graph may refer to it.
-                if sys.getrefcount(tensor) > _REFERENCES_OF_OWN and key not in kept:
-                    tensor.copy_(before)
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Around evaluations: the user's generators and captured tensors are as before at its end.
 
-    def will_write(self, tensor: Tensor) -> None:
-        """Note that func is about to write into this tensor, which may be the user's."""
-        while tensor._is_view() and isinstance(tensor._base, Tensor):
-            tensor = tensor._base
-        if tensor.grad_fn is not None or id(tensor) in self._written or is_wrapped(tensor):
-            return
-        with outside_transforms():
-            self._written[id(tensor)] = tensor, tensor.detach().clone()
+        The noise that func sees is that of the first session in every later one.
+        """
+        outside = self._noise.again() if self._evaluated else self._noise
+        previous, self._outside = self._outside, outside
+        try:
+            yield
+        finally:
+            self._outside = previous
+            self._undo_writes()
+            outside.restore()
 
-    def stop(self, compute: Callable[[], Any], target: Tensor | None = None) -> Any:
-        """What autograd takes for a constant: computed, or repeated from the evaluation that was frozen."""
-        if self._stops is None or self._within:
-            return compute()
-        if self._replay is None:
-            self._within = True
-            try:
-                result = compute()
-            finally:
-                self._within = False
-            self._stops.append(tree_map(_copied, result if target is None else target))
-            return result
-        if self._replay >= len(self._stops):
-            raise IndexError("func took another path at a neighbouring point")
-        result = self._stops[self._replay]
-        self._replay += 1
-        return result if target is None else target.copy_(result)
+    def _undo_writes(self) -> None:
+        self.writes.undo(keep={id(leaf) for leaf in tree_flatten(self.aux)[0]})
+
+    def keep_generator(self, generator: torch.Generator) -> None:
+        """Note that func draws from this generator of its own."""
+        self._noise.keep(generator)
+        self._outside.keep(generator)
 
     def frozen(self, leaves: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Tensor]:
         """The function whose stop-gradients keep the values they have at `leaves`.
 
         It is the function that autograd differentiates: a difference of its gradients may be held against a
-        product. The original follows again when `thaw` is called.
+        product. The original follows again when `stops.forget` is called.
         """
-        self._stops, self._replay = [], None
+        self.stops.record()
         with torch.enable_grad():
             self([fresh(x) for x in leaves], "plain")
 
         def evaluate(at: Sequence[Tensor]) -> Tensor:
-            self._replay = 0
+            self.stops.replay()
             return self(at, "plain")
 
         return evaluate
-
-    def thaw(self) -> None:
-        """Forget the frozen stop-gradients."""
-        self._stops = self._replay = None
-
-
-def _copied(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def scalar(output: Any) -> Tensor:
@@ -192,13 +172,3 @@ def scalar(output: Any) -> Tensor:
 
 def _describe(output: Any) -> str:
     return "None" if output is None else type(output).__name__
-
-
-def _probe_references() -> int:
-    """The reference count, as `reset` sees it, of a tensor that only the record of writes holds."""
-    written = {0: (torch.empty(0), torch.empty(0))}
-    _key, (tensor, _before) = written.popitem()
-    return sys.getrefcount(tensor)
-
-
-_REFERENCES_OF_OWN = _probe_references()

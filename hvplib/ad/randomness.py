@@ -28,6 +28,13 @@ class RandomState:
         self._numpy = self._numpy_random.get_state() if self._numpy_random is not None else None
         self._named: dict[torch.Generator, torch.Tensor] = {}
 
+    def again(self) -> RandomState:
+        """The state of the same generators now."""
+        now = RandomState()
+        for generator in self._named:
+            now.keep(generator)
+        return now
+
     def keep(self, generator: torch.Generator) -> None:
         """Remember this generator's present state, unless it is remembered already."""
         if generator not in self._named:

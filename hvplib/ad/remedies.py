@@ -90,12 +90,12 @@ class Remedies(TorchFunctionMode):
         self.objective.escaped = True
         target = args[0] if writes and args else kwargs.get("out")
         if isinstance(target, Tensor):
-            self.objective.will_write(target)
+            self.objective.writes.note(target)
         if self.way == "forward":
             args, kwargs = tree_map(
                 lambda value: value if value is target else _detached(value), (args, kwargs)
             )
-        return self.objective.stop(lambda: handler(self, func, args, kwargs), target)
+        return self.objective.stops.value(lambda: handler(self, func, args, kwargs), target)
 
     def note_singular(
         self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
@@ -108,12 +108,12 @@ class Remedies(TorchFunctionMode):
     def _keep_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         generator = kwargs.get("generator")
         if generator is not None:
-            self.objective.random_state.keep(generator)
+            self.objective.keep_generator(generator)
         if kwargs.get("out") is not None:
             for tensor in tree_flatten(kwargs["out"])[0]:
-                self.objective.will_write(tensor)
+                self.objective.writes.note(tensor)
         if kwargs.get("inplace") and isinstance(args[0], Tensor):
-            self.objective.will_write(args[0])
+            self.objective.writes.note(args[0])
 
 
 def _ordinary(value: Any) -> Any:
@@ -133,7 +133,7 @@ def _plain(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[s
 
 def _write(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if args and isinstance(args[0], Tensor):
-        mode.objective.will_write(args[0])
+        mode.objective.writes.note(args[0])
     if in_transform() and not any(
         isinstance(t, Tensor) and is_wrapped(t) for t in tree_flatten((args, kwargs))[0]
     ):
@@ -148,14 +148,14 @@ def _stop(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[st
     mode.objective.detached = True
     if func == _DATA:  # `.data` does not stop forward mode, `.detach()` does
         func = Tensor.detach
-    return mode.objective.stop(lambda: func(*args, **kwargs))
+    return mode.objective.stops.value(lambda: func(*args, **kwargs))
 
 
 def _escape(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     mode.objective.escaped = True
     if func not in _NEEDS_NO_GRAD:
         args = tree_map(_detached, args)  # a number is a constant anyhow; spares torch's warning about it
-    return mode.objective.stop(lambda: func(*args, **kwargs))
+    return mode.objective.stops.value(lambda: func(*args, **kwargs), numbers=True)
 
 
 def _math_attention(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -220,8 +220,8 @@ def _watched_hook(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs:
         changed = hook(grad)
         if changed is not None and changed is not grad:
             raise DerivativeError(
-                "a hook that func registers with Tensor.register_hook changes the gradient, which is then the "
-                "gradient of no function; remove the hook, or scale the tensor itself",
+                "a hook that func registers with Tensor.register_hook changes the gradient, which is then "
+                "the gradient of no function; remove the hook, or scale the tensor itself",
                 op="register_hook",
             )
         return grad
@@ -232,7 +232,7 @@ def _watched_hook(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs:
 def _replaced(function: Function, replacement: Function) -> Handler:
     def handler(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if function in _WITH_CONSTANTS:
-            kwargs = {**kwargs, "constant": lambda tensor: mode.objective.stop(tensor.detach)}
+            kwargs = {**kwargs, "constant": lambda tensor: mode.objective.stops.value(tensor.detach)}
         mode.objective.used.add(f"{getattr(func, '__name__', func)} decomposed")
         result = replacement(*args, **kwargs)
         mode.note_singular(function, args, kwargs, result)

@@ -105,13 +105,14 @@ class KeptRows:
     def __init__(self, engine: GraphEngine, leaves: Sequence[Tensor]) -> None:
         self._engine = engine
         self._leaves = leaves
+        self._bytes = engine.nbytes() + 2 * _bytes(leaves)
         self.device = leaves[0].device
 
     def push(self, piece: Piece, start: int, stop: int) -> Sequence[Tensor]:
         return self._engine.rows(piece.leaf, piece.units(start, stop, self._leaves[piece.leaf].detach()))
 
     def bytes_per_vector(self) -> int:
-        return self._engine.nbytes() + 2 * _bytes(self._leaves)
+        return self._bytes
 
 
 class PushedRows:

@@ -149,7 +149,8 @@ def _declared(objective: Objective) -> bool:
 
 def raise_if_func_itself_fails(objective: Objective, primals: Sequence[Tensor]) -> None:
     """Run func plainly: an error that it raises by itself is the user's to see as it is."""
-    objective([x.detach() for x in primals], "plain")
+    with torch.enable_grad():
+        objective([x.detach().clone() for x in primals], "plain")
 
 
 def is_missing_derivative(error: Exception) -> bool:

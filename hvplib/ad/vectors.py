@@ -30,8 +30,8 @@ def distance(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
 
 def relative_error(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     """‖left − right‖ / max(‖left‖, ‖right‖), 0 where both vanish."""
-    scale = max(norm(left), norm(right))
-    return distance(left, right) / scale if scale > 0 else 0.0
+    off = distance(left, right)
+    return 0.0 if off == 0 else off / max(norm(left), norm(right))
 
 
 def moved(tensors: Sequence[Tensor], directions: Sequence[Tensor], step: float) -> list[Tensor]:

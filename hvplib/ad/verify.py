@@ -11,7 +11,7 @@ from torch import Tensor
 from hvplib.ad.differences import compare
 from hvplib.ad.objective import Objective
 from hvplib.ad.report import Check
-from hvplib.ad.vectors import distance, dot, norm
+from hvplib.ad.vectors import dot, norm, relative_error
 
 __all__ = ["against_difference", "agreement", "probes", "repeatability", "symmetry"]
 
@@ -44,9 +44,9 @@ def symmetry(
     """|⟨w, Hv⟩ − ⟨v, Hw⟩| beside ‖w‖‖Hv‖ + ‖v‖‖Hw‖: a Hessian is symmetric, a wrong product rarely."""
     scale = norm(w) * norm(hv) + norm(v) * norm(hw)
     defect = abs(dot(w, hv) - dot(v, hw))
-    error = defect / scale if scale > 0 else 0.0
+    error = 0.0 if scale == 0 else defect / scale
     tolerance = _SYMMETRY[precision]
-    return Check("symmetry", error, tolerance, error <= tolerance if math.isfinite(error) else False)
+    return Check("symmetry", error, tolerance, error <= tolerance)  # False where a number is NaN
 
 
 def repeatability(first: Sequence[Tensor], again: Sequence[Tensor], precision: torch.dtype) -> Check:
@@ -70,13 +70,12 @@ def against_difference(
     except IndexError:
         return Check("difference of gradients", math.inf, 0.0, None, "func takes another path nearby")
     finally:
-        objective.thaw()
+        objective.stops.forget()
 
 
 def _compared(
     name: str, left: Sequence[Tensor], right: Sequence[Tensor], share: float, precision: torch.dtype
 ) -> Check:
-    scale = max(norm(left), norm(right))
-    error = distance(left, right) / scale if scale > 0 else 0.0
+    error = relative_error(left, right)
     tolerance = share * _AGREEMENT[precision]
-    return Check(name, error, tolerance, bool(error <= tolerance))
+    return Check(name, error, tolerance, error <= tolerance)  # False where a number is NaN
