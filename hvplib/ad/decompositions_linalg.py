@@ -36,7 +36,12 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     Returns:
         The weight, shaped like ``v``.
     """
-    return v * (g / torch.norm_except_dim(v, 2, dim))
+    if dim == -1:
+        norm: Tensor = torch.linalg.vector_norm(v)
+    else:
+        others = [other for other in range(v.dim()) if other != dim % v.dim()]
+        norm = torch.linalg.vector_norm(v, dim=others, keepdim=True)
+    return v * (g / norm)
 
 
 def _p_norm(difference: Tensor, p: float) -> Tensor:

@@ -32,7 +32,8 @@ def reduced(
 ) -> Tensor:
     """The reduction by name, or by torch's two legacy flags (which win where either is given)."""
     if size_average is not None or reduce is not None:
-        reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
+        averaged, reduced_at_all = (flag is None or flag for flag in (size_average, reduce))
+        reduction = "none" if not reduced_at_all else "mean" if averaged else "sum"
     if reduction == "mean":
         return loss.mean()
     if reduction == "sum":

@@ -80,6 +80,12 @@ def product(strategy: str, f: Function, primals: Sequence[Tensor], v: Sequence[T
 
 def judge(unit: Unit, strategy: str, mode: str, limit: int) -> Verdict:
     """The worst verdict over the first `limit` samples; mode is one of MODES."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, about prototypes and deprecations; none is about products
+        return _judge(unit, strategy, mode, limit)
+
+
+def _judge(unit: Unit, strategy: str, mode: str, limit: int) -> Verdict:
     start = time.perf_counter()
     result = Verdict(unit.name, "unjudged")
     samples = unit.samples(limit)
@@ -90,12 +96,10 @@ def judge(unit: Unit, strategy: str, mode: str, limit: int) -> Verdict:
             if len(sample.primals) == 1:
                 continue
             sample = with_first_only(sample)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            verdict, detail, error = _judge_sample(sample, strategy, mode)
+        verdict, detail, error = _judge_sample(sample, strategy, mode)
         result.worst = max(result.worst, error)
         result.judged += verdict != "unjudged"
-        if verdict not in ("right",) or detail:
+        if verdict != "right" or detail:
             result.notes.append(f"sample {number} ({sample.text}): {verdict}: {detail}")
         if VERDICTS.index(verdict) > VERDICTS.index(result.verdict):
             result.verdict, result.detail = verdict, f"{detail} [sample {number}: {sample.text}]"

@@ -1,0 +1,87 @@
+"""Right or refused on every operation of torch's own database; and the suite itself sees what is wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+import pytest
+
+from tests.ad.opdb.farm import run
+from tests.ad.opdb.summary import judged, listing, one_line, share_right
+from tests.ad.opdb.units import LEFT_OUT, Unit, units
+from tests.ad.opdb.verdicts import Verdict, judge
+
+RIGHT_AT_LEAST = 0.992
+SAMPLES = 3
+
+
+@pytest.fixture(scope="module")
+def database() -> list[Unit]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return [unit for unit in units() if unit.name not in LEFT_OUT]
+
+
+def verdicts_on(
+    chosen: Sequence[Unit], mode: str, strategy: str = "auto", *, timeout: float = 120.0
+) -> list[Verdict]:
+    jobs = min(2, os.cpu_count() or 1)
+    return list(run(chosen, lambda unit: judge(unit, strategy, mode, SAMPLES), jobs=jobs, timeout=timeout))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "units_at_least"),
+    [("all", 775), ("first", 245), ("batched", 770), ("dense", 500)],
+)
+def test_right_or_refused(database, mode, units_at_least, capsys):
+    """At least 99.2 % right, nothing wrong, and each refusal names the operation."""
+    verdicts = verdicts_on(database, mode)
+    with capsys.disabled():
+        sys.stdout.write(f"\nmode {mode}: {one_line(verdicts)}\n{listing(judged(verdicts))}\n")
+    assert len(judged(verdicts)) >= units_at_least
+    assert share_right(verdicts) >= RIGHT_AT_LEAST
+    assert {v.verdict for v in judged(verdicts)} <= {"right", "refused"}, listing(judged(verdicts))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "name", "verdict"),
+    [
+        ("jvp-of-grad", "op:scatter_reduce.prod", "wrong"),
+        ("jvp-of-grad", "op:triangular_solve", "wrong"),
+        ("jvp-of-grad", "module:nn.MSELoss", "raised"),
+        ("double-backward", "op:nn.functional.linear_cross_entropy.chunked", "wrong"),
+        ("double-backward", "op:as_strided_scatter", "wrong"),
+        ("double-backward", "op:masked.logaddexp", "nan"),
+        ("auto", "op:scatter_reduce.prod", "right"),
+        ("auto", "op:sparse.sampled_addmm", "refused"),
+        ("auto", "module:nn.BatchNorm1d.train", "right"),
+    ],
+)
+def test_the_suite_tells_right_from_wrong(database, strategy, name, verdict):
+    (unit,) = (unit for unit in database if unit.name == name)
+    (found,) = verdicts_on([unit], "all", strategy)
+    assert found.verdict == verdict, found
+
+
+def test_a_crash_and_a_hang_cost_one_unit():
+    def misbehave(unit: Unit) -> Verdict:
+        if unit.name == "crash":
+            os.abort()
+        while unit.name == "hang":
+            pass
+        return Verdict(unit.name, "right")
+
+    three = [Unit(name, lambda: iter(())) for name in ("crash", "hang", "fine")]
+    verdicts = {v.unit: v.verdict for v in run(three, misbehave, jobs=2, timeout=2.0)}
+    assert verdicts == {"crash": "died", "hang": "died", "fine": "right"}
+
+
+def test_every_name_that_is_left_out_exists():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        names = {unit.name for unit in units()}
+    assert set(LEFT_OUT) <= names
