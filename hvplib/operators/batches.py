@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from itertools import islice
 from typing import Any, Literal, Protocol
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from hvplib.ad.memory import chunk_width, free_bytes, with_backoff
 from hvplib.ad.report import Report
 from hvplib.operators.data import changed, fingerprint, length
-from hvplib.operators.noise import replayed, untouched
+from hvplib.operators.noise import replayed
 from hvplib.space import Space
 
 __all__ = ["BatchSum", "Term"]
@@ -126,12 +125,10 @@ class BatchSum:
             return total
         tangent = self._space.unflatten(X[:, 0]) if count == 1 else None
         for term, weight, nbytes in self._live_terms():
-            # A term that keeps nothing calls the function again, with the noise that it was made with.
-            with nullcontext() if nbytes else untouched():
-                if tangent is not None:
-                    self._space.add_(total[:, 0], term.hvp(tangent), weight=weight)
-                else:
-                    self._add_block(total, term, X, weight, nbytes)
+            if tangent is not None:
+                self._space.add_(total[:, 0], term.hvp(tangent), weight=weight)
+            else:
+                self._add_block(total, term, X, weight, nbytes)
         return total
 
     def _add_block(self, total: Tensor, term: Term, X: Tensor, weight: float, nbytes: int) -> None:
@@ -187,8 +184,7 @@ class BatchSum:
         if self._check_next:
             self._compare_calls(term, arguments, index)
         if self.verify_again:
-            with untouched():
-                term.hvp(self._space.unflatten(self._space.random(generator=0)))
+            term.hvp(self._space.unflatten(self._space.random(generator=0)))
             # What proved right with a kept graph is used for the other batches as it is. A term that keeps
             # nothing found its own way to multiply, and the others must find theirs.
             self.verify_again = term.nbytes == 0

@@ -117,6 +117,12 @@ def test_results_carry_no_history(case: tuple[Operator, Tensor]) -> None:
     assert not (operator @ x).requires_grad
 
 
+def test_not_even_those_of_a_function_with_parameters() -> None:
+    scale = torch.ones(2, 1, requires_grad=True)
+    operator = FunctionOperator(lambda X: scale * X, (2, 2), symmetric=True)
+    assert not (operator @ torch.ones(2)).requires_grad
+
+
 @pytest.mark.parametrize("name", list(OPERATORS))
 def test_it_is_freed_by_reference_count(name: str) -> None:
     operator, dense = OPERATORS[name](torch.float64)

@@ -6,9 +6,9 @@ import copy
 import gc
 import random
 import re
-import sys
 import weakref
 from collections import UserDict
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -305,8 +305,10 @@ def test_products_that_call_the_function_again_leave_the_generators(strategy: st
     operator = HessianOperator.from_module(model, loss_of, [examples(4)], strategy=strategy)
     np.random.random()
     before, arrays = torch.get_rng_state(), np.random.get_state()[1].copy()
-    for x in (torch.ones(operator.shape[0], dtype=F64), torch.ones(operator.shape[0], 2, dtype=F64)):
-        assert torch.equal(operator @ x, operator @ x)
+    x = torch.ones(operator.shape[0], dtype=F64)
+    assert torch.equal(operator @ x, operator @ x)
+    block = torch.stack([x, 2 * x], dim=1)
+    assert_same(operator @ block, operator @ block)
     assert torch.equal(before, torch.get_rng_state())
     assert np.array_equal(arrays, np.random.get_state()[1])
 
@@ -609,16 +611,12 @@ def test_a_module_loss_without_data() -> None:
     assert_same(operator.to_dense(), 2 * torch.eye(operator.shape[0], dtype=F64))
 
 
-def test_progress_shows_a_bar_or_says_what_is_missing(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = [torch.ones(2, 2), torch.ones(1, 2)]
-    monkeypatch.setitem(sys.modules, "tqdm", None)
-    with pytest.raises(
-        ImportError, match=r"needs tqdm: `pip install hvplib\[progress\]`, or pass progress=False"
-    ):
-        HessianOperator(square, torch.ones(2), data, progress=True)
-    monkeypatch.undo()
-    pytest.importorskip("tqdm")
-    HessianOperator(square, torch.ones(2), data, progress=True)
-    assert "linearising" in capsys.readouterr().err
+def test_threads_share_one_operator() -> None:
+    model, data = dropout_model(), [examples(4), examples(3, seed=1)]
+    for budget in ("auto", 0):
+        operator = HessianOperator.from_module(model, loss_of, data, memory_budget=budget)
+        v = torch.ones(operator.shape[0], dtype=F64)
+        expected = operator @ v
+        with ThreadPoolExecutor(4) as pool:
+            results = list(pool.map(lambda _, a=operator, x=v: a @ x, range(24)))
+        assert all(torch.equal(result, expected) for result in results)

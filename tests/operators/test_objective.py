@@ -67,6 +67,20 @@ def test_a_new_point_releases_the_old_one() -> None:
         gc.enable()
 
 
+def test_the_old_linearisation_goes_before_the_new_one_comes() -> None:
+    alive = []
+
+    def func(x: Tensor) -> Tensor:
+        alive.append(old is not None and old() is not None)
+        return (x**4).sum()
+
+    old: weakref.ref[Any] | None = None
+    f = scipy_objective(func, torch.ones(3))
+    old = weakref.ref(f.operator(f.x0))
+    f.fun(f.x0 + 1)
+    assert not any(alive)
+
+
 def test_float32_functions_of_trees() -> None:
     target = {"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor(3.0)}
 
