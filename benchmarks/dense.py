@@ -1,0 +1,186 @@
+"""The dense Hessian, time and peak memory: `python -m benchmarks.dense`.
+
+Small tanh networks with N near 100, 1000 and 5000 unknowns on 64 examples, the unknowns once as a tuple of
+tensors (as a model has them) and once as one vector. Speed is the median over rounds of the time of
+`torch.func.hessian` over that of the contender in the same round. The peak is how far the contender raises
+the resident memory of a fresh process, in units of the Hessian's own bytes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.contest import Absent, Score, contest
+from benchmarks.memory import measured_in_child, peak_growth
+from benchmarks.problems import DENSE, Problem, in_double
+from benchmarks.tables import arguments, figure, publish, table
+
+UNIT = "torch.func.hessian"
+FORMS = ("a tuple of tensors", "one vector")
+_CHUNK = 128
+
+
+@dataclass(frozen=True)
+class Task:
+    """A function of tensors, its arguments, and which of them are the unknowns."""
+
+    func: Callable[..., Tensor]
+    args: tuple[Tensor, ...]
+    argnums: int | tuple[int, ...]
+
+
+def task(problem: Problem, form: str) -> Task:
+    """Return the problem with its unknowns as they are or laid end to end."""
+    if form == FORMS[0]:
+        return Task(problem.func, problem.params, tuple(range(len(problem.params))))
+    sizes = [p.numel() for p in problem.params]
+
+    def func(x: Tensor) -> Tensor:
+        parts = zip(x.split(sizes), problem.params, strict=True)
+        return problem.func(*(part.view(p.shape) for part, p in parts))
+
+    return Task(func, (torch.cat([p.reshape(-1) for p in problem.params]),), 0)
+
+
+def hvplib_hessian(of: Task) -> Any:
+    import hvplib
+
+    return hvplib.hessian(of.func, of.argnums)(*of.args)
+
+
+def torch_hessian(of: Task) -> Any:
+    return torch.func.hessian(of.func, of.argnums)(*of.args)
+
+
+def chunked_reverse(of: Task) -> Any:
+    grad = torch.func.grad(of.func, of.argnums)
+    return torch.func.jacrev(grad, of.argnums, chunk_size=_CHUNK)(*of.args)
+
+
+def forward_of_grad(of: Task) -> Any:
+    return torch.func.jacfwd(torch.func.grad(of.func, of.argnums), of.argnums)(*of.args)
+
+
+def autograd_vectorized(of: Task) -> Any:
+    return torch.autograd.functional.hessian(of.func, of.args, vectorize=True)
+
+
+def autograd_loop(of: Task) -> Any:
+    return torch.autograd.functional.hessian(of.func, of.args)
+
+
+CONTENDERS: dict[str, Callable[[Task], Any]] = {
+    "**hvplib.hessian**": hvplib_hessian,
+    UNIT: torch_hessian,
+    "jacfwd(grad)": forward_of_grad,
+    f"jacrev(grad, chunk_size={_CHUNK})": chunked_reverse,
+    "torch.autograd.functional.hessian, vectorize": autograd_vectorized,
+    "torch.autograd.functional.hessian": autograd_loop,
+}
+_TOO_SLOW = {"torch.autograd.functional.hessian": 2000}  # unknowns from which a contender is left out
+
+
+def matrix(blocks: Any, size: int) -> Tensor:
+    """Return the blocks of a Hessian, in whatever containers, as an (N, N) matrix."""
+    leaves = tree_leaves(blocks)
+    count = round(len(leaves) ** 0.5)
+    if count == 1:
+        return leaves[0].reshape(size, size)
+    heights = [_height(leaves[i * count : (i + 1) * count], size) for i in range(count)]
+    return torch.cat(
+        [
+            torch.cat([b.reshape(height, -1) for b in leaves[i * count : (i + 1) * count]], 1)
+            for i, height in enumerate(heights)
+        ]
+    )
+
+
+def _height(row: list[Tensor], size: int) -> int:
+    return sum(block.numel() for block in row) // size
+
+
+def compare(problem: Problem, form: str, names: Sequence[str], *, quick: bool) -> dict[str, list[str]]:
+    """Return for each contender named its time and its speed beside the unit's."""
+    of, size = task(problem, form), problem.size
+    right = matrix(chunked_reverse(task(in_double(problem), form)), size)
+
+    def error(_name: str, result: Any) -> float:
+        return float((matrix(result, size).double() - right).norm() / right.norm())
+
+    def builder(name: str) -> Callable[[], object]:
+        if size > _TOO_SLOW.get(name, size):
+            raise Absent("–")
+        return partial(CONTENDERS[name], of)
+
+    builders = {name: partial(builder, name) for name in names}
+    scores = contest(builders, UNIT, error, budget=1.0 if quick else 6.0, at_least=3)
+    return {name: cells(score) for name, score in scores.items()}
+
+
+def cells(score: Score) -> list[str]:
+    """Return the time and the speed of one contender."""
+    if score.seconds is None or score.ratio is None:
+        return [score.remark, ""]
+    return [f"{figure(1e3 * score.seconds)} ms {score.remark}".strip(), f"{figure(1 / score.ratio)}×"]
+
+
+def peaks(label: str, form: str, names: Sequence[str], threads: int) -> list[str]:
+    """Return for each contender named how a fresh process's peak grows, in units of the Hessian's bytes."""
+    size = DENSE[label]().size
+    found = []
+    for name in names:
+        if size > _TOO_SLOW.get(name, size):
+            found.append("–")
+            continue
+        arguments_ = ["--measure", label, form, name, "--threads", str(threads)]
+        grown = measured_in_child("benchmarks.dense", arguments_)
+        found.append(grown if isinstance(grown, str) else f"{figure(grown / (4 * size * size))} H")
+    return found
+
+
+def measure(label: str, form: str, name: str) -> int:
+    """Return the bytes by which one contender raises this process's peak."""
+    small = task(next(iter(DENSE.values()))(), form)
+    of = task(DENSE[label](), form)
+    return peak_growth(lambda: CONTENDERS[name](of), lambda: CONTENDERS[name](small))
+
+
+def main() -> None:
+    """Run the comparison and print it."""
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "--measure", nargs=3, metavar=("PROBLEM", "FORM", "CONTENDER"), help="peak of one run"
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore")  # the peers' own
+    if options.measure:
+        print(measure(*options.measure))
+        return
+    names = list(CONTENDERS)[: 2 if options.quick else None]
+    sections = {}
+    for form in FORMS[:1] if options.quick else FORMS:
+        columns: list[str] = []
+        rows: dict[str, list[str]] = {name: [] for name in names}
+        for label, build in DENSE.items():
+            # Below a megabyte the peak is the allocator's, not the contender's.
+            with_peak = build().size > 500
+            columns += [label, "speed", *(["peak"] * with_peak)]
+            timed = compare(build(), form, names, quick=options.quick)
+            peak = peaks(label, form, names, options.threads) if with_peak else []
+            for index, name in enumerate(names):
+                rows[name] += [*timed[name], *peak[index : index + 1]]
+        sections[f"The unknowns as {form}"] = table("", columns, rows)
+    publish("dense", "The dense Hessian", sections, packages=("hvplib",), save=options.save)
+
+
+if __name__ == "__main__":
+    main()
