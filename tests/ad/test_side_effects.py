@@ -286,7 +286,8 @@ def test_the_noise_is_that_of_a_plain_call() -> None:
     product = hvplib.hvp(setting.func, setting.params, v)
     for k, t in model.hvp(v).items():
         torch.testing.assert_close(t, product[k], rtol=1e-8, atol=1e-10)
-    assert torch.equal(model.value, setting.func(setting.params).detach())
+    # Other noise would show in the first digit; math attention rounds otherwise than the flash kernel.
+    torch.testing.assert_close(model.value, setting.func(setting.params).detach(), rtol=1e-12, atol=0)
 
 
 def plain(x: Tensor) -> Tensor:

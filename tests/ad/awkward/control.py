@@ -214,6 +214,25 @@ def all_under_no_grad() -> Case:
     return Case(func, (X.clone(),), lambda x: (x**3).sum())
 
 
+@table.refused(forward="raises", reverse="raises", match="NumPy")
+def all_through_numpy() -> Case:
+    return Case(lambda x: torch.tensor((x.detach().numpy() ** 3).sum()), (X.clone(),), lambda x: (x**3).sum())
+
+
+@table.refused(forward="wrong", reverse="raises", match="item")
+def all_through_item() -> Case:
+    return Case(lambda x: torch.tensor((x**3).sum().item(), dtype=F64), (X.clone(),), lambda x: (x**3).sum())
+
+
+@table.refused(forward="wrong", reverse="raises", match="no_grad")
+def detached_and_all_under_no_grad() -> Case:
+    def func(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return (x.detach() ** 3).sum()
+
+    return Case(func, (X.clone(),), lambda x: (x**3).sum())
+
+
 @table.right(reverse="raises")
 def all_detached() -> Case:
     """The user cut the whole value off by name: it is a constant of autograd."""

@@ -149,12 +149,30 @@ def cosine_similarity_at_zero() -> Case:
     )
 
 
-# Below no Hessian exists: a number would be an invention.
+# Kinks: torch's derivatives are 0 there by convention, and so are the second ones.
 
 
-@table.refused(forward="wrong", reverse="wrong")
+@table.right()
+def absolute_value_at_zero() -> Case:
+    return Case(
+        lambda x: (x.abs() + x**2).sum(), (ZERO.clone(),), product=lambda v: (2 * v,), differences=False
+    )
+
+
+@table.right()
+def rectifier_at_zero() -> Case:
+    return Case(
+        lambda x: (x.relu() * W + x**2).sum(), (ZERO.clone(),), product=lambda v: (2 * v,), differences=False
+    )
+
+
+@table.right(reverse="wrong")
 def norm_at_zero() -> Case:
-    return Case(lambda x: x.norm(), (ZERO.clone(),), differences=False)
+    """For one number it is |x|."""
+    return Case(lambda x: x.norm(), (ZERO.clone(),), product=lambda v: (0 * v,), differences=False)
+
+
+# Below no Hessian exists: a number would be an invention.
 
 
 @table.refused(forward="wrong", reverse="wrong")
