@@ -26,7 +26,7 @@ class GraphFacts:
     """
 
     custom: tuple[str, ...] = ()
-    reached: bool = True
+    reached: bool = False
     stale: bool = False
     captured: bool = False
 

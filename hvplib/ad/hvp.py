@@ -26,7 +26,7 @@ from hvplib.ad.strategies import (
 from hvplib.ad.transforms import in_transform
 from hvplib.ad.verify import against_difference
 
-__all__ = ["hvp", "product"]
+__all__ = ["by_name", "hvp", "product"]
 
 
 def hvp(func: Callable[..., Any], primals: Any, tangents: Any, *, strategy: str = "auto") -> Any:
@@ -88,38 +88,42 @@ def product(
     if fwAD._current_level >= 0:
         # Dual numbers do not nest; double backward carries the tangents of the level around it along.
         nested = [x if x.requires_grad else x.clone().requires_grad_() for x in primals]
-        return reverse_over_reverse(objective, nested, tangents, connected=True)
+        return reverse_over_reverse(objective, nested, tangents)
     if strategy == "auto":
         outcome = select(objective, primals, tangents).outcome
     else:
-        outcome = _by_name(objective, primals, tangents, strategy, connected=connected)
+        outcome = by_name(objective, primals, tangents, strategy)
+        _refuse_contradicted(objective, primals, tangents, outcome, strategy)
     captured = torch.is_grad_enabled() and outcome.facts.captured
     return outcome if connected or captured else outcome.detached()
 
 
-def _by_name(
-    objective: Objective,
-    primals: Sequence[Tensor],
-    tangents: Sequence[Tensor],
-    strategy: str,
-    *,
-    connected: bool,
+def by_name(
+    objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor], strategy: str
 ) -> Outcome:
+    """The outcome of one of the exact strategies as it is, or a refusal where it is not available."""
+    way = forward_over_reverse if strategy == FORWARD else reverse_over_reverse
     try:
-        if strategy == FORWARD:
-            outcome = forward_over_reverse(objective, primals, tangents)
-        else:
-            outcome = reverse_over_reverse(objective, primals, tangents, connected=connected)
+        return way(objective, primals, tangents)
     except RuntimeError as error:
         if not is_missing_derivative(error):
             raise
         raise_if_func_itself_fails(objective, primals)
         raise refusal([Attempt(strategy, str(error).splitlines()[0])], error) from error
-    if outcome.facts.custom:  # torch cannot vouch for the derivatives of a custom autograd function
+
+
+def _refuse_contradicted(
+    objective: Objective,
+    primals: Sequence[Tensor],
+    tangents: Sequence[Tensor],
+    outcome: Outcome,
+    strategy: str,
+) -> None:
+    """Nobody vouches for the derivatives of a custom autograd function: a difference must not contradict."""
+    if outcome.facts.custom:
         check = against_difference(objective, primals, tangents, outcome.product)
         if check.passed is False:
             raise refusal([Attempt(strategy, str(check))], None)
-    return outcome
 
 
 def _in_transform(

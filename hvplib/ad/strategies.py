@@ -86,11 +86,12 @@ def forward_over_reverse(
 
 
 def reverse_over_reverse(
-    objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor], *, connected: bool = False
+    objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor]
 ) -> Outcome:
-    """Double backward: the gradient of ⟨gradient, tangents⟩. `connected` keeps the graph of the product."""
+    """Double backward: the gradient of ⟨gradient, tangents⟩."""
     leaves = _differentiable(primals)
     grad_mode = torch.is_grad_enabled()
+    connected = any(t.requires_grad for t in (*primals, *tangents))
     with torch.enable_grad():
         value, gradients, facts = differentiate(objective, leaves)
         if gradients is None:
@@ -103,7 +104,7 @@ def reverse_over_reverse(
             [g for g, _ in live],
             leaves,
             [v for _, v in live],
-            create_graph=connected or (grad_mode and facts.captured),
+            create_graph=grad_mode and (connected or facts.captured),
             allow_unused=True,
             materialize_grads=True,
         )
