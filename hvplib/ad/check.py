@@ -84,9 +84,10 @@ def check_hvp(
     check_strategy(strategy)
     leaves, spec = flatten_primals(primals)
     v, w = probes(leaves, 2, seed=seed)
-    objective = Objective(func, spec)
-    with derivative(), torch.no_grad(), objective.session():
-        return _examine(objective, [x.detach() for x in leaves], v, w, strategy)
+    with derivative(), torch.no_grad():
+        objective = Objective(func, spec)
+        with objective.session():
+            return _examine(objective, [x.detach() for x in leaves], v, w, strategy)
 
 
 def _examine(

@@ -70,9 +70,10 @@ def hvp(func: Callable[..., Any], primals: Any, tangents: Any, *, strategy: str 
     check_strategy(strategy)
     leaves, spec = flatten_primals(primals)
     directions = flatten_like("tangents", tangents, primals, leaves, spec)
-    objective = Objective(func, spec, functional=in_transform())
-    with derivative(), objective.session():
-        outcome = product(objective, leaves, [ordinary(v) for v in directions], strategy)
+    with derivative():  # the lock first: another thread may be using the generators
+        objective = Objective(func, spec, functional=in_transform())
+        with objective.session():
+            outcome = product(objective, leaves, [ordinary(v) for v in directions], strategy)
     return unflatten(outcome.product, spec)
 
 

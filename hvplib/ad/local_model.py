@@ -136,9 +136,10 @@ def local_model(
     """
     check_strategy(strategy)
     leaves, spec = flatten_primals(primals)
-    objective = Objective(func, spec, has_aux=has_aux)
-    with derivative(), torch.enable_grad(), objective.session():
-        engine = _engine(objective, leaves, strategy)
+    with derivative(), torch.enable_grad():
+        objective = Objective(func, spec, has_aux=has_aux)
+        with objective.session():
+            engine = _engine(objective, leaves, strategy)
     return LocalModel(objective, leaves, spec, engine, verify and strategy == "auto")
 
 

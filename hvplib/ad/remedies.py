@@ -137,9 +137,7 @@ def _write(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[s
     if in_transform() and not any(
         isinstance(t, Tensor) and is_wrapped(t) for t in tree_flatten((args, kwargs))[0]
     ):
-        with (
-            outside_transforms()
-        ):  # a counter of the module, say: transforms forbid writes to captured tensors
+        with outside_transforms():  # transforms forbid writes to captured tensors, a module's counter say
             return func(*args, **kwargs)
     return func(*args, **kwargs)
 
