@@ -60,6 +60,11 @@ def graph_facts(value: Tensor, leaves: Sequence[Tensor]) -> GraphFacts:
     return GraphFacts(tuple(dict.fromkeys(custom)), reached, stale, captured)
 
 
+def contains(outputs: Sequence[Tensor], operation: str) -> bool:
+    """Whether a node of the graph behind `outputs` has a name that begins so."""
+    return any(node.name().startswith(operation) for node in _nodes(outputs))
+
+
 def graph_bytes(outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> int:
     """Bytes of the distinct storages that the graph behind `outputs` keeps for its backward pass.
 
