@@ -50,6 +50,7 @@ class Space:
         self.size = sum(self.sizes)
         self.dtype = reduce(torch.promote_types, dtypes, torch.float32)
         self.device = self.devices[0]
+        self._uniform = set(self.dtypes) == {self.dtype} and set(self.devices) == {self.device}
 
     def __repr__(self) -> str:
         return f"Space(size={self.size}, dtype={self.dtype}, device={str(self.device)!r})"
@@ -108,22 +109,6 @@ class Space:
             [part.view((count, *shape)) for part, shape in zip(parts, self.shapes, strict=True)]
         )
 
-    def add_(self, total: Tensor, tree: Any, *, weight: float) -> Tensor:
-        """`total += weight · flatten(tree)` without forming the flat vector.
-
-        Args:
-            total: Vector (n,) or block (n, k) stored as `.mT` of a contiguous (k, n); changed in place.
-            tree: Pytree of one vector, or of a block with a leading k on each leaf.
-            weight: Factor.
-        """
-        rows = total.mT if total.dim() == 2 else total
-        leaves = self._leaves(tree, block=total.dim() == 2)
-        for part, leaf, shape in zip(
-            rows.split_with_sizes(self.sizes, dim=-1), leaves, self.shapes, strict=True
-        ):
-            part.view((*rows.shape[:-1], *shape)).add_(leaf.to(total.device), alpha=weight)
-        return total
-
     def kind(self, tree: Any) -> Literal["vector", "block"] | None:
         """Whether `tree` is one vector of this space, a block of k (leading k on each leaf), or neither."""
         leaves, spec = tree_flatten(tree)
@@ -177,6 +162,8 @@ class Space:
         return numbers if columns is None else numbers.mT
 
     def _tree(self, parts: Sequence[Tensor]) -> Any:
+        if self._uniform:
+            return tree_unflatten(list(parts), self.spec)
         leaves = [
             part.to(device=device, dtype=dtype)
             for part, device, dtype in zip(parts, self.devices, self.dtypes, strict=True)

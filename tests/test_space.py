@@ -59,17 +59,6 @@ def test_half_precision_leaves_get_float32_vectors() -> None:
     assert space.flatten(torch.ones(2, dtype=torch.bfloat16)).dtype == torch.float32
 
 
-@pytest.mark.parametrize("count", [None, 2])
-def test_add_is_a_weighted_sum_of_flattened_trees(count: int | None) -> None:
-    space = Space.of(TREE)
-    total = space.random(generator=0, columns=count)
-    before = total.clone()
-    step = space.random(generator=1, columns=count)
-    tree = space.unflatten(step) if count is None else space.unflatten_block(step)
-    assert space.add_(total, tree, weight=0.5) is total
-    torch.testing.assert_close(total, before + 0.5 * step)
-
-
 def test_inner_products() -> None:
     space = Space.of(TREE)
     x, y = space.random(generator=0, columns=2), space.random(generator=1, columns=3)

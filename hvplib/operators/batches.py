@@ -104,6 +104,12 @@ class BatchSum:
         self.total_weight = float(np.sum(self._weights))
         if not self.total_weight > 0:
             raise ValueError("every batch has weight 0: there is nothing to average")
+        kept = [
+            (term, weight, nbytes)
+            for term, weight, nbytes in zip(self._terms, self._weights, self._nbytes, strict=True)
+            if term is not None
+        ]
+        self._all_kept = kept if len(kept) == np.count_nonzero(self._weights) else None
         if check_deterministic and data is not None:
             self._compare_passes()
 
@@ -119,36 +125,35 @@ class BatchSum:
 
     def product(self, X: Tensor) -> Tensor:
         """Σ_b w_b H_b X for X (n, k); the batches are the outer loop, so that a block pays for each once."""
-        count = X.shape[1]
-        total = torch.zeros(count, self._space.size, dtype=X.dtype, device=X.device).mT
-        if count == 0:
-            return total
-        tangent = self._space.unflatten(X[:, 0]) if count == 1 else None
-        for term, weight, nbytes in self._live_terms():
-            if tangent is not None:
-                self._space.add_(total[:, 0], term.hvp(tangent), weight=weight)
-            else:
-                self._add_block(total, term, X, weight, nbytes)
-        return total
+        if X.shape[1] == 0:
+            return X.clone()
+        if X.shape[1] == 1:
+            tangent = self._space.unflatten(X[:, 0])
+            parts = (
+                (self._space.flatten(term.hvp(tangent)), weight) for term, weight, _ in self._live_terms()
+            )
+            return _weighted_sum(parts).unsqueeze(1)
+        return _weighted_sum(
+            (self._block(term, X, nbytes), weight) for term, weight, nbytes in self._live_terms()
+        )
 
-    def _add_block(self, total: Tensor, term: Term, X: Tensor, weight: float, nbytes: int) -> None:
+    def _block(self, term: Term, X: Tensor, nbytes: int) -> Tensor:
+        """H_b X, so many columns at a time as memory allows."""
+        count = X.shape[1]
+        result = torch.empty(count, self._space.size, dtype=X.dtype, device=X.device).mT
+
         def run(start: int, stop: int) -> None:
-            result = term.hvp_block(self._space.unflatten_block(X[:, start:stop]))
-            self._space.add_(total[:, start:stop], result, weight=weight)
+            columns = term.hvp_block(self._space.unflatten_block(X[:, start:stop]))
+            result[:, start:stop] = self._space.flatten_block(columns)
 
-        count = X.shape[1]
         per_vector = nbytes + 2 * self._space.size * X.element_size()
         with_backoff(run, count, chunk_width(per_vector, count, X.device))
+        return result
 
     def _live_terms(self) -> Iterator[tuple[Term, float, int]]:
         """The terms that count, with weight and size: those kept, and the others computed anew."""
-        kept = [
-            (term, weight, nbytes)
-            for term, weight, nbytes in zip(self._terms, self._weights, self._nbytes, strict=True)
-            if term is not None
-        ]
-        if len(kept) == np.count_nonzero(self._weights):
-            yield from kept
+        if self._all_kept is not None:
+            yield from self._all_kept
             return
         seen = 0
         for index, arguments in enumerate(self._bar(self._pass(), "product", self.num_batches)):
@@ -179,7 +184,7 @@ class BatchSum:
             self._terms.append(None)
             self._nbytes.append(0)
             return 0
-        self._space.add_(self.gradient, term.gradient, weight=weight)
+        self.gradient.add_(self._space.flatten(term.gradient), alpha=weight)
         self.value.add_(term.value.to(self.value), alpha=weight)
         if self._check_next:
             self._compare_calls(term, arguments, index)
@@ -228,6 +233,15 @@ class BatchSum:
             raise RuntimeError(changed(self._data, f"more than the {self.num_batches} batches of the first"))
         if fingerprint(arguments) != self._prints[index]:
             raise RuntimeError(changed(self._data, f"another batch number {index}"))
+
+
+def _weighted_sum(parts: Iterable[tuple[Tensor, float]]) -> Tensor:
+    """Σ w x, in the memory of the first x."""
+    total: Tensor | None = None
+    for part, weight in parts:
+        total = part.mul_(weight) if total is None else total.add_(part, alpha=weight)
+    assert total is not None, "a sum has at least one term of positive weight"
+    return total
 
 
 def _weight(aux: Any) -> float:

@@ -79,6 +79,11 @@ def test_noise_of_the_loss_is_held_fixed() -> None:
     assert check_operator(operator).ok is True
 
 
+def test_a_loss_that_computes_in_float32_inside_is_held_to_float32() -> None:
+    operator = HessianOperator(lambda x: (x.float() ** 4).sum(), torch.linspace(1, 2, 5, dtype=torch.float64))
+    assert check_operator(operator).ok is not False
+
+
 def test_the_report_reads_well() -> None:
     text = str(check_operator(Matrix(torch.eye(2))))
     assert text.startswith("right: every check passed\n  called twice: ok (relative error")
