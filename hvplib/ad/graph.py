@@ -11,7 +11,7 @@ from torch.autograd.function import BackwardCFunction
 
 from hvplib.ad.leaves import MARK
 
-__all__ = ["GraphFacts", "graph_facts"]
+__all__ = ["GraphFacts", "contains", "graph_bytes", "graph_facts"]
 
 
 @dataclass(frozen=True)
