@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable
 
 import torch
@@ -89,6 +88,10 @@ def _available() -> int:
 
 def _address_space() -> int:
     """What `ulimit -v` leaves to this process."""
+    try:
+        import resource  # Unix only
+    except ImportError:
+        return 2**62
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return 2**62
