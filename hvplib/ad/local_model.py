@@ -148,7 +148,7 @@ def _engine(objective: Objective, leaves: list[Tensor], strategy: str) -> Engine
         graph = GraphEngine.build(objective, leaves)
         if isinstance(graph, GraphEngine):
             return graph
-        if strategy != "auto":
+        if strategy != "auto" and graph.__cause__ is not None:
             raise graph
-        return RecomputeEngine(objective, leaves, "auto", given_up=graph)
+        return RecomputeEngine(objective, leaves, strategy, given_up=graph)
     return RecomputeEngine(objective, leaves, strategy)

@@ -73,7 +73,7 @@ def row_source(
         if isinstance(engine, GraphEngine):
             if strategy == REVERSE or _right(engine, objective, leaves):
                 return KeptRows(engine, leaves)
-        elif strategy == REVERSE:
+        elif strategy == REVERSE and engine.__cause__ is not None:
             raise engine
     if strategy != "finite-difference":
         pushed = PushedRows(objective, leaves, output, strategy, plain=True)
