@@ -120,3 +120,24 @@ def test_bare_torch_falls_into_the_trap(row: Row, way: str) -> None:
     except Exception:
         verdict = "raises"
     assert verdict == getattr(row, way)
+
+
+VERIFIED = [
+    "control.detached",
+    "control.no_grad_block",
+    "control.no_grad_block_with_writes",
+    "layers.batch_norm_in_training",
+    "layers.dropout_in_training",
+    "wrappers.spectral_norm_in_training",
+]
+
+
+@pytest.mark.parametrize("row", [pytest.param(r, id=r.name) for r in ROWS if r.name in VERIFIED])
+def test_stop_gradients_do_not_hinder_the_verification(row: Row) -> None:
+    """The difference of gradients holds constants constant, so that it can tell."""
+    case = row.case()
+    model = hvplib.local_model(case.func, case.primals)
+    model.hvp(directions(case.primals))
+    verdicts = {check.name: check.passed for check in model.report.checks}
+    assert verdicts["difference of gradients"] is True, str(model.report)
+    assert set(verdicts.values()) == {True}, str(model.report)
