@@ -209,3 +209,17 @@ class CutCube(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:
         return 3 * ctx.x**2 * g
+
+
+class NoGradientField(torch.autograd.Function):
+    """A backward that is the gradient of no function: (x₁², 0), whose derivative is not symmetric."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x[0] * x[1] ** 2
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return g * torch.stack([x[1] ** 2, 0 * x[0]])

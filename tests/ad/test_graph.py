@@ -1,0 +1,132 @@
+"""What the graph behind a value tells: custom functions, captured tensors, bytes kept."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from hvplib.ad.graph import graph_bytes, graph_facts
+from tests.ad.problems import F64, Cube, CutCube, normal
+
+N = 100
+BYTES = 8 * N
+
+
+def leaf(seed: int = 0, size: int = N) -> Tensor:
+    return normal(size, seed=seed).requires_grad_()
+
+
+# ---------------------------------------------------------------------------------------------------- facts
+
+
+def test_nothing_to_tell() -> None:
+    x, y = leaf(), leaf(1)
+    facts = graph_facts((x.sin() * y).sum(), [x, y])
+    assert (facts.custom, facts.captured, facts.reached) == ((), False, True)
+    facts = graph_facts(torch.ones(()), [x])
+    assert (facts.custom, facts.captured, facts.reached) == ((), False, False)
+
+
+def test_whether_the_walk_came_to_the_primals() -> None:
+    x, other = leaf(), leaf(1)
+    assert graph_facts((x * other).sum(), [x]).reached
+    assert not graph_facts((x.detach() * other).sum(), [x]).reached
+    z = x.exp()
+    assert graph_facts(z.sum(), [z]).reached
+
+
+def test_custom_functions_by_name_and_once() -> None:
+    x = leaf()
+    value = (Cube.apply(x) + Cube.apply(x.sin()) * CutCube.apply(x)).sum()
+    facts = graph_facts(value, [x])
+    assert set(facts.custom) == {"Cube", "CutCube"} and len(facts.custom) == 2
+    assert not facts.captured
+
+
+def test_captured_tensors_that_require_grad() -> None:
+    x, other = leaf(), leaf(1)
+    assert graph_facts((x * other).sum(), [x]).captured
+    assert graph_facts(other.sin().sum(), [x]).captured
+    assert not graph_facts((x * other.detach()).sum(), [x]).captured
+
+
+def test_the_walk_ends_at_leaves_that_have_a_graph_of_their_own() -> None:
+    z = leaf()
+    x = Cube.apply(z)
+    facts = graph_facts((x**2).sum(), [x])
+    assert (facts.custom, facts.captured) == ((), False)
+    assert graph_facts((x**2).sum() + z.sum(), [x]).captured
+    assert graph_facts((x**2).sum(), [z]).custom == ("Cube",)
+
+
+def test_deep_graphs_are_no_problem() -> None:
+    x = leaf(size=1)
+    y = x
+    for _ in range(5000):
+        y = y + 1
+    assert graph_facts(y.sum(), [x]).reached
+
+
+# ---------------------------------------------------------------------------------------------------- bytes
+
+
+@pytest.mark.parametrize(
+    ("func", "kept"),
+    [
+        (lambda x: x.sum(), 0),
+        (lambda x: (x + 3).sum(), 0),
+        (lambda x: x.sin().sum(), 0),  # saves the leaf, which is there anyway
+        (lambda x: x.exp().sum(), 1),  # saves its result
+        (lambda x: x.sin().sin().sum(), 1),
+        (lambda x: x.exp().exp().sum(), 2),
+        (lambda x: (lambda y: (y * y).sum())(x + 1), 1),  # both factors are one storage
+        (lambda x: (lambda y: (y[:50] * y[50:]).sum())(x + 1), 1),  # views of one storage
+        (lambda x: (x * x.detach()).sum(), 0),
+    ],
+)
+def test_bytes_in_closed_form(func: object, kept: int) -> None:
+    x = leaf()
+    assert graph_bytes([func(x)], [x]) == kept * BYTES  # type: ignore[operator]
+
+
+def test_two_outputs_share_what_they_share() -> None:
+    x = leaf()
+    y = x.exp()
+    assert graph_bytes([y.sum(), y.exp().sum()], [x]) == 2 * BYTES
+    assert graph_bytes([y.sum(), y.mean()], [x]) == BYTES
+
+
+def test_residuals_of_custom_functions_count() -> None:
+    x = leaf()
+    assert graph_bytes([Cube.apply(x + 1).sum()], [x]) == BYTES
+    assert graph_bytes([Cube.apply(x).sum()], [x]) == 0
+
+
+def test_a_tensor_without_graph_keeps_nothing() -> None:
+    assert graph_bytes([torch.ones(3)], []) == 0
+
+
+def test_low_precision_counts_its_own_bytes() -> None:
+    x = leaf().detach().bfloat16().requires_grad_()
+    assert graph_bytes([x.exp().sum()], [x]) == 2 * N
+
+
+def test_equals_what_the_saved_tensor_hooks_see() -> None:
+    """An independent count: torch reports each tensor that it packs."""
+    x, w = leaf(size=12), normal(12, 7, seed=3).requires_grad_()
+    storages = {}
+
+    def pack(t: Tensor) -> Tensor:
+        storages[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes(), t
+        return t
+
+    def func() -> Tensor:
+        return torch.nn.functional.gelu((x @ w).tanh()).softmax(0).square().sum()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        func()
+    own = {x.untyped_storage().data_ptr(), w.untyped_storage().data_ptr()}
+    expected = sum(size for key, (size, _) in storages.items() if key not in own)
+    assert graph_bytes([func()], [x, w]) == expected > 0
+    assert x.dtype == F64
