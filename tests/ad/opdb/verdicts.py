@@ -25,7 +25,6 @@ BATCH_RTOL = 1e-12
 MAX_DENSE = 64
 # Of a value or gradient of size 1 this much is rounding in a second derivative that is zero.
 ROUNDING = 1e-12
-BATCH_ROUNDING = 1e-14
 # From best to worst; a unit gets the worst verdict of its samples.
 VERDICTS = ("unjudged", "right", "refused", "raised", "nan", "wrong", "died")
 
@@ -184,7 +183,7 @@ def _judge_batched(f: Function, primals: Sequence[Tensor], strategy: str) -> tup
     scale = float(single.abs().max())
     difference = float((together - single).abs().max())
     relative = difference / scale if scale else difference
-    if not difference <= BATCH_RTOL * scale + BATCH_ROUNDING * (1 + abs(float(model.value))):
+    if not difference <= BATCH_RTOL * scale + ROUNDING * (1 + abs(float(model.value))):
         return "wrong", f"block differs from the loop by {relative:.1e}", relative
     return "right", "", relative
 
@@ -219,7 +218,7 @@ def _judge_dense(
     scale = float(dense.abs().max())
     difference = max(float((dense @ flat(v) - p).abs().max()) for v, p in zip(vectors, single, strict=True))
     relative = difference / scale if scale else difference
-    if not difference <= BATCH_RTOL * scale + BATCH_ROUNDING * (1 + abs(float(fresh()(*primals)))):
+    if not difference <= BATCH_RTOL * scale + ROUNDING * (1 + abs(float(fresh()(*primals)))):
         return (
             "wrong",
             f"the dense Hessian times a vector differs from the product by {relative:.1e}",
