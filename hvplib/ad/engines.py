@@ -87,6 +87,11 @@ class GraphEngine(Engine):
     def strategy(self) -> str:
         return REVERSE + " (graph kept)"
 
+    @property
+    def batches(self) -> bool:
+        """Whether batched products are right and worth while."""
+        return self._batched is True
+
     @classmethod
     def build(cls, objective: Objective, primals: Sequence[Tensor]) -> GraphEngine | DerivativeError:
         """The engine at these primals, or the reason why there is none."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,11 +16,14 @@ from hvplib.ad.leaves import fresh
 from hvplib.ad.objective import Objective
 from hvplib.ad.report import Attempt
 from hvplib.ad.select import FORWARD, REVERSE, is_missing_derivative, refusal, select
-from hvplib.ad.strategies import functional_forward, functional_reverse
+from hvplib.ad.strategies import functional_forward, functional_gradient, functional_reverse
 from hvplib.ad.verify import agreement, probes
 from hvplib.errors import DerivativeError
 
 __all__ = ["Rows", "row_source"]
+
+
+_MANY_ROWS = 256  # of one leaf, from which its own linearisation pays
 
 
 class Rows(Protocol):
@@ -72,7 +75,7 @@ def row_source(
         engine = GraphEngine.build(objective, leaves)
         if isinstance(engine, GraphEngine):
             if strategy == REVERSE or _right(engine, objective, leaves):
-                return KeptRows(engine, leaves)
+                return KeptRows(engine, objective, leaves)
         elif strategy == REVERSE and engine.__cause__ is not None:
             raise engine
     if strategy != "finite-difference":
@@ -97,19 +100,51 @@ def _right(engine: GraphEngine, objective: Objective, leaves: Sequence[Tensor]) 
 
 
 class KeptRows:
-    """Rows of a scalar's Hessian through the kept graph of its gradient."""
+    """Rows of a scalar's Hessian through a linearisation of its gradient that is kept.
+
+    Many rows of one leaf go through `torch.func.vjp` of that leaf's gradient: the same backward pass as
+    that of the kept graph, but on tensors that do not require grad, for which torch multiplies batches of
+    matrices without copying them first. It is checked against the graph, which takes its place where it is
+    not available.
+    """
 
     components = 1
     plain = True
 
-    def __init__(self, engine: GraphEngine, leaves: Sequence[Tensor]) -> None:
+    def __init__(self, engine: GraphEngine, objective: Objective, leaves: Sequence[Tensor]) -> None:
         self._engine = engine
-        self._leaves = leaves
+        self._objective = objective
+        self._leaves = [fresh(x).detach() for x in leaves]
         self._bytes = engine.nbytes() + 2 * _bytes(leaves)
+        self._pull: tuple[int, Callable[[Tensor], Sequence[Tensor]] | None] | None = None
         self.device = leaves[0].device
 
     def push(self, piece: Piece, start: int, stop: int) -> Sequence[Tensor]:
-        return self._engine.rows(piece.leaf, piece.units(start, stop, self._leaves[piece.leaf].detach()))
+        units = piece.units(start, stop, self._leaves[piece.leaf])
+        if self._engine.batches and piece.offsets.numel() >= _MANY_ROWS:
+            if self._pull is None or self._pull[0] != piece.leaf:
+                self._pull = piece.leaf, self._linearised(piece.leaf)
+            pull = self._pull[1]
+            if pull is not None:
+                return pull(units)
+        return self._engine.rows(piece.leaf, units)
+
+    def _linearised(self, leaf: int) -> Callable[[Tensor], Sequence[Tensor]] | None:
+        """(k, *shape of the leaf) -> the rows, for every leaf; None where torch.func does not get there."""
+        (probe,) = probes([self._leaves[leaf]], 1)
+        try:
+            gradient = functional_gradient(self._objective, "reverse", len(self._leaves))
+            result: Any = torch.func.vjp(lambda *xs: gradient(*xs)[0][leaf], *self._leaves)
+            pull: Callable[[Tensor], Sequence[Tensor]] = torch.func.vmap(result[1])
+            rows = pull(torch.stack([probe[0], probe[0]]))
+        except RuntimeError as error:
+            if not is_missing_derivative(error):
+                raise
+            return None
+        expected = self._engine.rows(leaf, probe[0].unsqueeze(0))
+        precision = self._objective.precision(self._leaves)
+        same = agreement([r[:1] for r in rows], expected, "torch.func.vjp against kept graph", precision)
+        return pull if same.passed else None
 
     def bytes_per_vector(self) -> int:
         return self._bytes

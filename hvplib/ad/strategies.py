@@ -23,7 +23,7 @@ from hvplib.ad.remedies import Way
 _dual: Any = fwAD  # its functions carry no types
 
 __all__ = ["Outcome", "forward_over_reverse", "functional_forward", "functional_reverse", "gradient"]
-__all__ += ["reverse_over_reverse"]
+__all__ += ["functional_gradient", "reverse_over_reverse"]
 
 
 @dataclass
@@ -141,7 +141,7 @@ def functional_forward(
 ) -> Outcome:
     """`torch.func.jvp` of `torch.func.grad`: slower, and composes with vmap, grad and jvp around it."""
     result: Any = torch.func.jvp(
-        _functional_gradient(objective, "forward", len(primals)),
+        functional_gradient(objective, "forward", len(primals)),
         tuple(apart(x) for x in primals),
         tuple(tangents),
         has_aux=True,
@@ -155,13 +155,13 @@ def functional_reverse(
 ) -> Outcome:
     """`torch.func.vjp` of `torch.func.grad`: for operations without forward mode, inside other transforms."""
     result: Any = torch.func.vjp(
-        _functional_gradient(objective, "reverse", len(primals)), *map(apart, primals), has_aux=True
+        functional_gradient(objective, "reverse", len(primals)), *map(apart, primals), has_aux=True
     )
     gradients, pull_back, value = result
     return Outcome(value, gradients, pull_back(tuple(tangents)))
 
 
-def _functional_gradient(objective: Objective, way: Way, count: int) -> Callable[..., Any]:
+def functional_gradient(objective: Objective, way: Way, count: int) -> Callable[..., Any]:
     """(leaves) -> (gradients, value), for torch.func transforms with `has_aux=True`."""
     return torch.func.grad_and_value(lambda *leaves: objective(leaves, way), argnums=tuple(range(count)))
 
