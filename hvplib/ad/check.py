@@ -16,7 +16,7 @@ from hvplib.ad.inputs import check_strategy, flatten_primals
 from hvplib.ad.objective import Objective
 from hvplib.ad.report import Attempt, Check
 from hvplib.ad.select import FORWARD, REVERSE
-from hvplib.ad.verify import against_difference, agreement, probes, repeatability, symmetry
+from hvplib.ad.verify import against_difference, agreement, probes, repeatability, rounding, symmetry
 from hvplib.errors import DerivativeError
 
 __all__ = ["CheckReport", "check_hvp"]
@@ -99,13 +99,14 @@ def _examine(
     again = multiply(objective, leaves, v, strategy).product
     hw = multiply(objective, leaves, w, strategy).product
     precision = objective.precision(leaves)
-    checks = [symmetry(v, hv, w, hw, precision), repeatability(hv, again, precision)]
+    noise = rounding(first.value, first.gradient, leaves, v, precision)
+    checks = [symmetry(v, hv, w, hw, precision, noise), repeatability(hv, again, precision, noise)]
     attempts = []
     for other in (FORWARD, REVERSE):
         if other != strategy:
             try:
                 judge = by_name(objective, leaves, v, other).product
-                checks.append(agreement(hv, judge, f"{strategy} against {other}", precision))
+                checks.append(agreement(hv, judge, f"{strategy} against {other}", precision, noise))
             except DerivativeError as error:
                 attempts.append(Attempt(other, str(error.__cause__ or error).splitlines()[0]))
     checks.append(against_difference(objective, leaves, v, hv))

@@ -12,7 +12,7 @@ from hvplib.ad.objective import Objective
 from hvplib.ad.report import Attempt, Check
 from hvplib.ad.select import FORWARD, REVERSE, is_missing_derivative
 from hvplib.ad.strategies import forward_over_reverse
-from hvplib.ad.verify import against_difference, agreement, probes, repeatability, symmetry
+from hvplib.ad.verify import against_difference, agreement, probes, repeatability, rounding, symmetry
 from hvplib.errors import DerivativeError
 
 __all__ = ["proven"]
@@ -35,7 +35,8 @@ def proven(engine: Engine, objective: Objective, leaves: Sequence[Tensor]) -> En
     other = RecomputeEngine(objective, leaves, "auto", given_up=reason)
     hv, hw = other.product(v), other.product(w)
     precision = objective.precision(leaves)
-    check = symmetry(v, hv, w, hw, precision)
+    noise = rounding(other.value, other.gradient, leaves, v, precision)
+    check = symmetry(v, hv, w, hw, precision, noise)
     if check.passed is False:
         raise DerivativeError(
             f"no way of multiplying with the Hessian of func stands up to the checks:\n"
@@ -63,12 +64,13 @@ def _examine(
             raise
         return error
     precision = objective.precision(leaves)
-    checks = [symmetry(v, hv, w, hw, precision), repeatability(hv, again, precision)]
+    noise = rounding(engine.value, engine.gradient, leaves, v, precision)
+    checks = [symmetry(v, hv, w, hw, precision, noise), repeatability(hv, again, precision, noise)]
     forward = _forward(objective, leaves, v)
     if isinstance(forward, Exception):
         engine.attempts.append(Attempt(FORWARD, str(forward).splitlines()[0]))
     else:
-        checks.append(agreement(hv, forward, f"{REVERSE} against {FORWARD}", precision))
+        checks.append(agreement(hv, forward, f"{REVERSE} against {FORWARD}", precision, noise))
     difference = against_difference(objective, leaves, v, hv)
     engine.checks[:] = [*checks, difference]
     return _verdict(checks, difference, alone=isinstance(forward, Exception))

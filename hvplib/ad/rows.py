@@ -17,7 +17,7 @@ from hvplib.ad.objective import Objective
 from hvplib.ad.report import Attempt
 from hvplib.ad.select import FORWARD, REVERSE, is_missing_derivative, refusal, select
 from hvplib.ad.strategies import functional_forward, functional_gradient, functional_reverse
-from hvplib.ad.verify import agreement, probes
+from hvplib.ad.verify import agreement, probes, rounding
 from hvplib.errors import DerivativeError
 
 __all__ = ["Rows", "row_source"]
@@ -88,7 +88,7 @@ def row_source(
 def _right(engine: GraphEngine, objective: Objective, leaves: Sequence[Tensor]) -> bool:
     """Whether the kept graph gives the product that `hvp` gives for a random vector, singly and batched."""
     (v,) = probes(leaves, 1)
-    expected = select(objective, [x.detach() for x in leaves], v).outcome.product
+    outcome = select(objective, [x.detach() for x in leaves], v).outcome
     try:
         single = engine.product(v)
     except RuntimeError as error:
@@ -96,7 +96,9 @@ def _right(engine: GraphEngine, objective: Objective, leaves: Sequence[Tensor]) 
             raise
         return False
     engine.block([t.unsqueeze(0).expand(2, *t.shape) for t in v], 2)  # settles whether batches are right
-    return bool(agreement(single, expected, "kept graph against hvp", objective.precision(leaves)).passed)
+    precision = objective.precision(leaves)
+    noise = rounding(outcome.value, outcome.gradient, leaves, v, precision)
+    return agreement(single, outcome.product, "kept graph against hvp", precision, noise).passed is True
 
 
 class KeptRows:
@@ -143,7 +145,9 @@ class KeptRows:
             return None
         expected = self._engine.rows(leaf, probe[0].unsqueeze(0))
         precision = self._objective.precision(self._leaves)
-        same = agreement([r[:1] for r in rows], expected, "torch.func.vjp against kept graph", precision)
+        noise = rounding(self._engine.value, self._engine.gradient, self._leaves, probe, precision)
+        rows = [r[:1] for r in rows]
+        same = agreement(rows, expected, "torch.func.vjp against kept graph", precision, noise)
         return pull if same.passed else None
 
     def bytes_per_vector(self) -> int:
@@ -189,21 +193,18 @@ class PushedRows:
         """Whether a batch of two equals what `hvp` gives, for a random combination of the components."""
         (v,) = probes(self._leaves, 1)
         ((c,),) = probes([self._output], 1, seed=1)
-        expected = select(self._contracted(c), self._leaves, v).outcome.product
+        outcome = select(self._contracted(c), self._leaves, v).outcome
         try:
             batch = self._products(torch.stack([c, c]), [torch.stack([t, t]) for t in v])
         except RuntimeError as error:
             if not is_missing_derivative(error):
                 raise
             return False
-        return bool(
-            agreement(
-                [b[1] for b in batch],
-                expected,
-                "vmapped products against hvp",
-                self._objective.precision(self._leaves),
-            ).passed
-        )
+        precision = self._objective.precision(self._leaves)
+        noise = rounding(outcome.value, outcome.gradient, self._leaves, v, precision)
+        second = [b[1] for b in batch]
+        check = agreement(second, outcome.product, "vmapped products against hvp", precision, noise)
+        return check.passed is True
 
     def _products(self, cotangents: Tensor, vectors: Sequence[Tensor]) -> Sequence[Tensor]:
         def product(cotangent: Tensor, *tangents: Tensor) -> tuple[Tensor, ...]:

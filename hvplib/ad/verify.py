@@ -11,9 +11,9 @@ from torch import Tensor
 from hvplib.ad.differences import compare
 from hvplib.ad.objective import Objective
 from hvplib.ad.report import Check
-from hvplib.ad.vectors import dot, norm, relative_error
+from hvplib.ad.vectors import distance, dot, norm, relative_error
 
-__all__ = ["against_difference", "agreement", "probes", "repeatability", "symmetry"]
+__all__ = ["against_difference", "agreement", "probes", "repeatability", "rounding", "symmetry"]
 
 Product = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
@@ -40,23 +40,29 @@ def symmetry(
     w: Sequence[Tensor],
     hw: Sequence[Tensor],
     precision: torch.dtype,
+    noise: float = 0.0,
 ) -> Check:
     """|⟨w, Hv⟩ − ⟨v, Hw⟩| beside ‖w‖‖Hv‖ + ‖v‖‖Hw‖: a Hessian is symmetric, a wrong product rarely."""
     scale = norm(w) * norm(hv) + norm(v) * norm(hw)
     defect = abs(dot(w, hv) - dot(v, hw))
     error = 0.0 if scale == 0 else defect / scale
     tolerance = _SYMMETRY[precision]
-    return Check("symmetry", error, tolerance, error <= tolerance)  # False where a number is NaN
+    allowed = tolerance * scale + noise * (norm(v) + norm(w))
+    return Check("symmetry", error, tolerance, defect <= allowed)  # False where a number is NaN
 
 
-def repeatability(first: Sequence[Tensor], again: Sequence[Tensor], precision: torch.dtype) -> Check:
+def repeatability(
+    first: Sequence[Tensor], again: Sequence[Tensor], precision: torch.dtype, noise: float = 0.0
+) -> Check:
     """The same product twice: scripted functions change on their second call, noise on every one."""
-    return _compared("called twice", first, again, 1e-3, precision)
+    return _compared("called twice", first, again, 1e-3, precision, noise)
 
 
-def agreement(left: Sequence[Tensor], right: Sequence[Tensor], names: str, precision: torch.dtype) -> Check:
+def agreement(
+    left: Sequence[Tensor], right: Sequence[Tensor], names: str, precision: torch.dtype, noise: float = 0.0
+) -> Check:
     """Two independent ways of computing one product."""
-    return _compared(names, left, right, 1.0, precision)
+    return _compared(names, left, right, 1.0, precision, noise)
 
 
 def against_difference(
@@ -74,8 +80,32 @@ def against_difference(
 
 
 def _compared(
-    name: str, left: Sequence[Tensor], right: Sequence[Tensor], share: float, precision: torch.dtype
+    name: str,
+    left: Sequence[Tensor],
+    right: Sequence[Tensor],
+    share: float,
+    precision: torch.dtype,
+    noise: float,
 ) -> Check:
     error = relative_error(left, right)
     tolerance = share * _AGREEMENT[precision]
-    return Check(name, error, tolerance, error <= tolerance)  # False where a number is NaN
+    same = error <= tolerance or distance(left, right) <= noise  # False where a number is NaN
+    return Check(name, error, tolerance, same)
+
+
+def rounding(
+    value: Tensor,
+    gradient: Sequence[Tensor],
+    primals: Sequence[Tensor],
+    v: Sequence[Tensor],
+    precision: torch.dtype,
+) -> float:
+    """‖error of Hv‖ that rounding alone makes, about: what a product that should be zero may come out as.
+
+    100 eps (|f| / s² + ‖∇f‖ / s) ‖v‖ with s the size of the primals' entries.
+    """
+    size = math.sqrt(max(sum(x.numel() for x in primals), 1))
+    scale = max(norm(primals) / size, 1e-2)
+    unit = (abs(float(value)) / scale + norm(gradient)) / scale * norm(v)
+    noise = 100 * torch.finfo(precision).eps * unit
+    return noise if math.isfinite(noise) else 0.0
