@@ -486,6 +486,9 @@ def test_paths_into_nested_arguments_and_patterns() -> None:
 
 def test_parts_of_vector_valued_functions() -> None:
     vector = lambda t: torch.stack([of_tree(t), 2 * of_tree(t)])  # noqa: E731
+    cycle = [9, 0, 3]  # no permutation that is its own inverse
+    assert_tree(hessian(vector, rows=cycle, columns=range(11))(TREE)[1], 2 * DENSE[cycle])
+    assert_tree(hessian(vector, rows=range(11), columns=cycle)(TREE)[0], DENSE[:, cycle])
     got = hessian(vector, rows=[9, 0], columns=[1])(TREE)
     assert_tree(got, torch.stack([DENSE[[9, 0]][:, [1]], 2 * DENSE[[9, 0]][:, [1]]]))
     assert_tree(hessian(vector, rows="w", columns="b")(TREE)["w"]["b"], torch.stack([B["yx"], 2 * B["yx"]]))
@@ -613,6 +616,8 @@ def test_dropout_sees_one_noise_everywhere() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     vector = hessian(lambda x: F.dropout(x, 0.5) ** 3)(X)
     assert_tree(vector.sum(0), torch.diag(6 * X * mask**3))
+    connected = hessian(lambda x: (F.dropout(x, 0.5) ** 3).sum())(X.clone().requires_grad_())
+    assert_tree(connected.detach(), torch.diag(6 * X * mask**3))
 
 
 @pytest.mark.parametrize("chunk_size", ["auto", 1])

@@ -165,6 +165,43 @@ def test_a_loop_where_an_operation_has_no_batching_rule() -> None:
     assert "batched products" in [attempt.strategy for attempt in model.report.attempts]
 
 
+class _WrongRule(torch.autograd.Function):
+    """2 g, of which the batching rule makes 3 g."""
+
+    @staticmethod
+    def forward(g: Tensor) -> Tensor:
+        return 2 * g
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, g: Tensor) -> tuple[Tensor, int]:
+        return 3 * g, in_dims[0]
+
+
+class _TimesTwoWronglyBatched(_TimesTwo):
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return _WrongRule.apply(g)  # type: ignore[no-any-return]
+
+
+class WronglyBatched(NoRule):
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return _TimesTwoWronglyBatched.apply(x) * g
+
+
+def test_a_loop_where_a_batching_rule_is_wrong() -> None:
+    model = local_model(lambda x: WronglyBatched.apply(x).sum(), X)
+    block = block_of(X, 3)
+    assert relative(model.hvp_block(block), 2 * block) < 1e-13
+    check = next(check for check in model.report.checks if check.name == "batched against single")
+    assert check.passed is False
+
+
 def test_the_first_block_is_held_against_single_products() -> None:
     model = local_model(cubic, X)
     model.hvp_block(block_of(X, 3))
