@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hvplib.ad.graph import graph_bytes, graph_facts
+from hvplib.ad.graph import contains, graph_bytes, graph_facts
+from hvplib.ad.leaves import fresh
 from tests.ad.problems import F64, Cube, CutCube, normal
 
 N = 100
@@ -58,6 +59,22 @@ def test_the_walk_ends_at_leaves_that_have_a_graph_of_their_own() -> None:
     assert (facts.custom, facts.captured) == ((), False)
     assert graph_facts((x**2).sum() + z.sum(), [x]).captured
     assert graph_facts((x**2).sum(), [z]).custom == ("Cube",)
+
+
+def test_the_primals_of_an_earlier_derivative_are_known_again() -> None:
+    """A function that keeps a result with its graph brings in the leaves of the call before."""
+    now, before = fresh(normal(3)), fresh(normal(3, seed=1))
+    facts = graph_facts((now * before).sum(), [now])
+    assert facts.stale and facts.captured and facts.reached
+    other = leaf(2, size=3)
+    assert not graph_facts((now * other).sum(), [now]).stale
+
+
+def test_nodes_by_name() -> None:
+    x, kernel = normal(1, 1, 5).requires_grad_(), normal(1, 1, 3, seed=1)
+    assert contains([x.sum(), torch.conv1d(x, kernel).sum()], "ConvolutionBackward")
+    assert not contains([x.sin().sum()], "ConvolutionBackward")
+    assert not contains([torch.ones(1)], "ConvolutionBackward")
 
 
 def test_deep_graphs_are_no_problem() -> None:
