@@ -458,6 +458,14 @@ def test_the_same_under_vmap_is_refused_too() -> None:
         vmap(lambda v: hvp(lambda x: CutCube.apply(x).sum(), X, v))(V[None])
 
 
+def test_a_named_strategy_that_a_difference_contradicts_is_refused() -> None:
+    for func in (lambda x: CutCube.apply(x).sum(), lambda x: (CutCube.apply(x) * x).sum()):
+        with pytest.raises(DerivativeError, match="reverse-over-reverse: difference of gradients: FAILED"):
+            hvp(func, X, V, strategy="reverse-over-reverse")
+    got = hvp(lambda x: Cube.apply(x).sum(), X, V, strategy="reverse-over-reverse")
+    assert relative(got, 6 * X * V) < 1e-13
+
+
 def test_a_named_strategy_that_cannot_is_refused() -> None:
     with pytest.raises(DerivativeError, match="Tried:\n  forward-over-reverse: ") as info:
         hvp(lambda x: Cube.apply(x).sum(), X, V, strategy="forward-over-reverse")

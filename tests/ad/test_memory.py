@@ -111,6 +111,18 @@ def test_back_off_halves_and_goes_on(error: Exception) -> None:
     assert work.tried == [16, 8, 4, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
 
 
+def test_the_last_shorter_chunk_is_halved_itself() -> None:
+    tried = []
+
+    def run(start: int, stop: int) -> None:
+        tried.append(stop - start)
+        if start >= 16 and stop - start > 1:
+            raise MemoryError
+
+    with_backoff(run, 20, 16)
+    assert tried == [16, 4, 2, 1, 1, 1, 1]
+
+
 def test_no_failure_no_change() -> None:
     work = Worker(100, MemoryError())
     with_backoff(work, 10, 4)
