@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hvplib.ad.report import Check
 from hvplib.ad.strategies import gradient
-from hvplib.ad.vectors import all_finite, coarsest, distance, dot, moved, norm
+from hvplib.ad.vectors import all_finite, coarsest, distance, dot, entry_size, moved, norm
 
 __all__ = ["Difference", "compare", "compare_value", "difference", "ladder"]
 
@@ -53,8 +53,7 @@ class Difference:
 
 def ladder(primals: Sequence[Tensor], tangents: Sequence[Tensor], precision: torch.dtype) -> Iterator[float]:
     """Steps h, from coarse to fine, for which h·tangents is small beside the primals."""
-    size = sum(x.numel() for x in primals)
-    scale = max(norm(primals) / math.sqrt(max(size, 1)), 1e-2)
+    scale = entry_size(primals)
     largest = max((float(v.abs().max()) for v in tangents if v.numel()), default=0.0)
     for relative in _STEPS[precision]:
         yield relative * scale / largest if largest > 0 else relative
@@ -72,8 +71,8 @@ def difference(
     Source: Abramowitz and Stegun (1964), formula 25.2.6; the error bar follows from the two central
     differences of second order at h and 2h, of which this is the Richardson extrapolation.
     """
-    ahead, behind, ahead2, behind2 = (
-        gradient(evaluate, moved(primals, tangents, k * step))[1] for k in (1, -1, 2, -2)
+    (value, ahead), (_, behind), (_, ahead2), (_, behind2) = (
+        gradient(evaluate, moved(primals, tangents, k * step)) for k in (1, -1, 2, -2)
     )
     near = [(a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True)]
     far = [(a - b) / (4 * step) for a, b in zip(ahead2, behind2, strict=True)]
@@ -82,8 +81,9 @@ def difference(
     truncation = distance(product, near)
     size = max(norm(product), norm(near))
     shrink = min(1.0, truncation / size) if size > 0 else 0.0
-    eps = torch.finfo(precision).eps
-    rounding = 2 * eps * norm(ahead) / step
+    # Where terms cancel in the gradient, its rounding error is that of the terms, of the size of f / |x|.
+    terms = max(norm(ahead), abs(float(value)) / entry_size(primals))
+    rounding = 2 * torch.finfo(precision).eps * terms / step
     return Difference(product, truncation, rounding, truncation * shrink + rounding, step)
 
 
@@ -116,7 +116,7 @@ def compare(
         scale = max(norm(product), norm(current.product))
         off = distance(current.product, product)
         relative = off / scale if scale > 0 else 0.0
-        meaningful = current.error <= max(0.1 * scale, 10 * current.rounding)
+        meaningful = current.error <= 0.1 * scale or scale <= 3 * current.rounding
         if meaningful and off <= tolerance * scale + 3 * current.error:
             return Check(_NAME, relative, tolerance, True, f"step {step:.0e}")
         if previous is not None and _contradict(previous, current, off):

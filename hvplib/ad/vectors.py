@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["all_finite", "coarsest", "distance", "dot", "moved", "norm", "relative_error"]
+__all__ = ["all_finite", "coarsest", "distance", "dot", "entry_size", "moved", "norm", "relative_error"]
 
 
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
@@ -31,7 +31,13 @@ def distance(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
 def relative_error(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     """‖left − right‖ / max(‖left‖, ‖right‖), 0 where both vanish."""
     off = distance(left, right)
-    return 0.0 if off == 0 else off / max(norm(left), norm(right))
+    return 0.0 if off == 0 else off / (max(norm(left), norm(right)) or math.nan)
+
+
+def entry_size(tensors: Sequence[Tensor]) -> float:
+    """The root mean square of the entries, and not below 0.01: a scale for steps and for rounding."""
+    count = sum(t.numel() for t in tensors)
+    return max(norm(tensors) / math.sqrt(max(count, 1)), 1e-2)
 
 
 def moved(tensors: Sequence[Tensor], directions: Sequence[Tensor], step: float) -> list[Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from hvplib.ad.differences import compare
 from hvplib.ad.objective import Objective
 from hvplib.ad.report import Check
-from hvplib.ad.vectors import distance, dot, norm, relative_error
+from hvplib.ad.vectors import distance, dot, entry_size, norm, relative_error
 
 __all__ = ["against_difference", "agreement", "probes", "repeatability", "rounding", "symmetry"]
 
@@ -47,8 +47,8 @@ def symmetry(
     defect = abs(dot(w, hv) - dot(v, hw))
     error = 0.0 if scale == 0 else defect / scale
     tolerance = _SYMMETRY[precision]
-    allowed = tolerance * scale + noise * (norm(v) + norm(w))
-    return Check("symmetry", error, tolerance, defect <= allowed)  # False where a number is NaN
+    negligible = defect <= noise * (norm(v) + norm(w))
+    return _check("symmetry", error, tolerance, negligible=negligible)
 
 
 def repeatability(
@@ -89,8 +89,13 @@ def _compared(
 ) -> Check:
     error = relative_error(left, right)
     tolerance = share * _AGREEMENT[precision]
-    same = error <= tolerance or distance(left, right) <= noise  # False where a number is NaN
-    return Check(name, error, tolerance, same)
+    return _check(name, error, tolerance, negligible=distance(left, right) <= noise)
+
+
+def _check(name: str, error: float, tolerance: float, *, negligible: bool) -> Check:
+    within = error <= tolerance  # False where a number is NaN
+    detail = "zero within the rounding of func" if negligible and not within else ""
+    return Check(name, error, tolerance, within or negligible, detail)
 
 
 def rounding(
@@ -104,8 +109,7 @@ def rounding(
 
     100 eps (|f| / s² + ‖∇f‖ / s) ‖v‖ with s the size of the primals' entries.
     """
-    size = math.sqrt(max(sum(x.numel() for x in primals), 1))
-    scale = max(norm(primals) / size, 1e-2)
-    unit = (abs(float(value)) / scale + norm(gradient)) / scale * norm(v)
+    scale = entry_size(primals)
+    unit = (abs(float(value.detach())) / scale + norm(gradient)) / scale * norm(v)
     noise = 100 * torch.finfo(precision).eps * unit
     return noise if math.isfinite(noise) else 0.0
