@@ -135,7 +135,8 @@ def test_low_precision(dtype: torch.dtype, wrong: float) -> None:
     x, v = X.to(dtype), V.to(dtype)
     func = of_list(lambda x: (x**3).sum())
     product = 6 * x * v
-    assert compare(func, [x], [v], [product]).passed is True
+    right = compare(func, [x], [v], [product])
+    assert right.passed or (right.passed is None and dtype == torch.bfloat16), "its rounding may drown it"
     assert compare(func, [x], [v], [(1 + wrong) * product]).passed is not True
 
 
