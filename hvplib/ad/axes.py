@@ -115,7 +115,8 @@ def _by_path(name: str, patterns: list[str], tree: Any, leaves: Sequence[Tensor]
     paths = [".".join(_key(entry) for entry in path) for path, _ in tree_flatten_with_path(tree)[0]]
     chosen: list[int] = []
     for pattern in patterns:
-        found = [i for i, path in enumerate(paths) if path == pattern or fnmatch.fnmatchcase(path, pattern)]
+        found = [i for i, path in enumerate(paths) if path == pattern]
+        found = found or [i for i, path in enumerate(paths) if fnmatch.fnmatchcase(path, pattern)]
         if not found:
             raise ValueError(
                 f"{name}: no tensor of the primals is called {pattern!r}; there are {', '.join(paths)}"

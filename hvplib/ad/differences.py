@@ -116,7 +116,7 @@ def compare(
         scale = max(norm(product), norm(current.product))
         off = distance(current.product, product)
         relative = off / scale if scale > 0 else 0.0
-        meaningful = current.error <= 0.1 * scale or scale <= 3 * current.rounding
+        meaningful = current.error <= max(0.1, 3 * tolerance) * scale or scale <= 3 * current.rounding
         if meaningful and off <= tolerance * scale + 3 * current.error:
             return Check(_NAME, relative, tolerance, True, f"step {step:.0e}")
         if previous is not None and _contradict(previous, current, off):
