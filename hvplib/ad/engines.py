@@ -174,14 +174,12 @@ class GraphEngine(Engine):
     def _pull(self, outputs: list[Tensor], vectors: Sequence[Tensor], *, batched: bool) -> Sequence[Tensor]:
         """⟨outputs, vectors⟩ differentiated: one backward pass through the kept graph, or one for a batch."""
 
-        def pull(*cotangents: Tensor) -> tuple[Tensor, ...]:
-            return torch.autograd.grad(
-                outputs,
-                self._leaves,
-                cotangents,
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
+        def pull(*cotangents: Tensor) -> Sequence[Tensor]:
+            products: Sequence[Tensor | None] = torch.autograd.grad(
+                outputs, self._leaves, cotangents, retain_graph=True, allow_unused=True
+            )
+            return tuple(
+                torch.zeros_like(x) if p is None else p for p, x in zip(products, self._leaves, strict=True)
             )
 
         return torch.func.vmap(pull)(*vectors) if batched else pull(*vectors)

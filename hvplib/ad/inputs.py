@@ -55,19 +55,23 @@ def flatten_like(
                 f"{_place(name, tree, index)} must be a tensor, got {type(given).__name__}; "
                 "use torch.as_tensor"
             )
-        for aspect in ("shape", "dtype", "device"):
-            expected, got = getattr(primal, aspect), getattr(given, aspect)
-            if expected != got:
-                raise ValueError(
-                    f"{_place(name, tree, index)} must have the {aspect} of its primal, {_show(expected)}, "
-                    f"got {_show(got)}; convert it first (dtypes are never mixed silently)"
-                )
+        if given.shape != primal.shape or given.dtype != primal.dtype or given.device != primal.device:
+            raise ValueError(f"{_place(name, tree, index)} {_mismatch(primal, given)}")
     return found
 
 
 def unflatten(leaves: Sequence[Any], spec: TreeSpec) -> Any:
     """The pytree of `spec` with these leaves."""
     return tree_unflatten(list(leaves), spec)
+
+
+def _mismatch(primal: Tensor, given: Tensor) -> str:
+    aspects = ("shape", "dtype", "device")
+    aspect = next(a for a in aspects if getattr(primal, a) != getattr(given, a))
+    return (
+        f"must have the {aspect} of its primal, {_show(getattr(primal, aspect))}, "
+        f"got {_show(getattr(given, aspect))}; convert it first (dtypes are never mixed silently)"
+    )
 
 
 def _fault(leaf: Any) -> tuple[type[Exception], str] | None:
