@@ -15,83 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hvplib.ad import decompositions_ctc as ctc
-from hvplib.ad import decompositions_embedding as embeddings
-from hvplib.ad import decompositions_grid as grids
-from hvplib.ad import decompositions_index as indexing
-from hvplib.ad import decompositions_layout as layout
-from hvplib.ad import decompositions_linalg as linalg
-from hvplib.ad import decompositions_loss as losses
-from hvplib.ad import decompositions_special as special
+from hvplib.ad.decompositions import activation, ctc, layout, linalg, special
+from hvplib.ad.decompositions import embedding as embeddings
+from hvplib.ad.decompositions import grid as grids
+from hvplib.ad.decompositions import index as indexing
+from hvplib.ad.decompositions import loss as losses
 
-__all__ = [
-    "REPLACEMENTS",
-    "WRONG_BY_FORWARD",
-    "WRONG_BY_REVERSE",
-    "hardsigmoid",
-    "hardsigmoid_",
-    "rrelu",
-    "rrelu_",
-]
-
-
-def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
-    r"""$\min(\max(x/6 + 1/2, 0), 1)$ (``torch.nn.functional.hardsigmoid``, whose backward has no derivative).
-
-    Its gradient in torch is off by 3e-8 in float64, where the kernel rounds 1/6 to float32; this one is not.
-
-    Args:
-        input: ``x``, any shape.
-        inplace: Write the result into ``input``.
-
-    Returns:
-        A tensor shaped like ``input``.
-    """
-    result = F.hardtanh(input + 3, 0.0, 6.0) / 6
-    return input.copy_(result) if inplace else result
-
-
-def hardsigmoid_(input: Tensor) -> Tensor:
-    """``hardsigmoid`` in place."""
-    return hardsigmoid(input, inplace=True)
-
-
-def rrelu(
-    input: Tensor,
-    lower: float = 1.0 / 8,
-    upper: float = 1.0 / 3,
-    training: bool = False,
-    inplace: bool = False,
-) -> Tensor:
-    r"""$\max(x, 0) + a \min(x, 0)$ with random ``a`` (``torch.nn.functional.rrelu``).
-
-    Only the form in place is rebuilt, from the other one, which draws the same numbers and has a forward
-    formula.
-
-    Args:
-        input: ``x``, any shape.
-        lower: Smallest slope.
-        upper: Largest slope.
-        training: Draw the slopes; otherwise their mean is used.
-        inplace: Write the result into ``input``.
-
-    Returns:
-        A tensor shaped like ``input``.
-    """
-    if not inplace:
-        return F.rrelu(input, lower, upper, training)
-    return input.copy_(F.rrelu(input.clone(), lower, upper, training))
-
-
-def rrelu_(
-    input: Tensor,
-    lower: float = 1.0 / 8,
-    upper: float = 1.0 / 3,
-    training: bool = False,
-) -> Tensor:
-    """``rrelu`` in place."""
-    return rrelu(input, lower, upper, training, inplace=True)
-
+__all__ = ["REPLACEMENTS", "WRONG_BY_FORWARD", "WRONG_BY_REVERSE"]
 
 REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     # linear algebra and distances
@@ -107,11 +37,11 @@ REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ormqr: linalg.ormqr,
     Tensor.ormqr: linalg.ormqr,
     # activations
-    F.hardsigmoid: hardsigmoid,
-    torch._C._nn.hardsigmoid: hardsigmoid,
-    torch._C._nn.hardsigmoid_: hardsigmoid_,
-    F.rrelu: rrelu,
-    torch.rrelu_: rrelu_,
+    F.hardsigmoid: activation.hardsigmoid,
+    torch._C._nn.hardsigmoid: activation.hardsigmoid,
+    torch._C._nn.hardsigmoid_: activation.hardsigmoid_,
+    F.rrelu: activation.rrelu,
+    torch.rrelu_: activation.rrelu_,
     torch.sinc: special.sinc,
     Tensor.sinc: special.sinc,
     torch.special.sinc: special.sinc,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hvplib.ad.decompositions_loss import reduced
+from hvplib.ad.decompositions.loss import reduced
 
 __all__ = ["ctc_loss"]
 

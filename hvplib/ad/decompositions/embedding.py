@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hvplib.ad.decompositions_index import segment_ids
+from hvplib.ad.decompositions.index import segment_ids
 from hvplib.errors import DerivativeError
 
 __all__ = ["embedding", "embedding_bag", "embedding_lookup"]
