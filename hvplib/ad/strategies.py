@@ -34,8 +34,8 @@ class Outcome:
         value: 0-d tensor.
         gradient: One tensor per primal.
         product: One tensor per primal: the Hessian times the tangents.
-        vanishes: Whether the product is zero because nothing of the gradient was seen to depend on the
-            primals (a linear function, or one whose derivative got lost).
+        vanishes: Whether the product is exactly zero: that of a linear function, or of one whose derivative
+            got lost.
         disconnected: Whether not even the value was seen to depend on the primals.
         facts: What the graph of the value says.
     """
@@ -73,16 +73,18 @@ def forward_over_reverse(
         facts = graph_facts(value, leaves)
         if not facts.reached:
             return _disconnected(value, primals)
+        # A seed with a tangent of its own: torch handles a missing one by a detour through Python.
+        plain = _dual.unpack_dual(value).primal
+        seed = _dual.make_dual(torch.ones_like(plain), torch.zeros_like(plain))
         gradients = torch.autograd.grad(
-            value, duals, create_graph=True, allow_unused=True, materialize_grads=True
+            value, duals, seed, create_graph=True, allow_unused=True, materialize_grads=True
         )
         unpacked = [_dual.unpack_dual(g) for g in gradients]
-        value = _dual.unpack_dual(value).primal
     product = [
         torch.zeros_like(x) if g.tangent is None else g.tangent for g, x in zip(unpacked, leaves, strict=True)
     ]
-    vanishes = all(g.tangent is None for g in unpacked)
-    return Outcome(value, [g.primal for g in unpacked], product, vanishes=vanishes, facts=facts)
+    vanishes = not any(g.tangent is not None and bool(g.tangent.any()) for g in unpacked)
+    return Outcome(plain, [g.primal for g in unpacked], product, vanishes=vanishes, facts=facts)
 
 
 def reverse_over_reverse(
