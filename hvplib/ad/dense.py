@@ -19,6 +19,8 @@ from hvplib.errors import OutputError
 
 __all__ = ["Dense"]
 
+_SMALL_LEAF = 64  # rows
+
 
 class Dense:
     """One computation of a (partial) Hessian of `func`, a function of flat leaves.
@@ -93,9 +95,18 @@ class Dense:
         )
         with objective.session():
             rows = row_source(objective, self._leaves, output, self._strategy, wants_graph=wants_graph)
+            self._bundle_small(rows, output, down)
             return [
-                _block_row(rows, group, across, self._width(rows, output, group)) for group in down.groups
+                _block_row(rows, group, across, self._width(rows, output, len(group)))
+                for group in down.groups
             ]
+
+    def _bundle_small(self, rows: Rows, output: Tensor, down: Axis) -> None:
+        """Push the rows of small leaves (biases) together: each push alone costs as much as a chunk."""
+        small = [g for g in down.groups if g.whole is not None and 0 < len(g) <= _SMALL_LEAF]
+        total = sum(len(group) for group in small)
+        if len(small) > 1 and total <= self._width(rows, output, total):
+            rows.bundle([group.pieces[0] for group in small])
 
     def _component(self, leaves: Sequence[Tensor], index: int) -> Tensor:
         output = self._func(*leaves)
@@ -134,8 +145,8 @@ class Dense:
             "use hvplib.HessianOperator, which never forms it, or ask for a part with rows= or columns=",
         )
 
-    def _width(self, rows: Rows, output: Tensor, group: Group) -> int:
-        count = max(1, len(group) * output.numel())
+    def _width(self, rows: Rows, output: Tensor, count: int) -> int:
+        count = max(1, count * output.numel())
         if self._chunk_size is None:
             return count
         if isinstance(self._chunk_size, int):

@@ -46,6 +46,9 @@ class Rows(Protocol):
         """
         ...
 
+    def bundle(self, pieces: Sequence[Piece]) -> None:
+        """These pieces, whole, will be asked for: push them together if that saves anything."""
+
     def bytes_per_vector(self) -> int:
         """About how much memory each row pushed at once takes."""
         ...
@@ -119,9 +122,24 @@ class KeptRows:
         self._leaves = [fresh(x).detach() for x in leaves]
         self._bytes = engine.nbytes() + 2 * _bytes(leaves)
         self._pull: tuple[int, Callable[[Tensor], Sequence[Tensor]] | None] | None = None
+        self._bundled: dict[int, Sequence[Tensor]] = {}
         self.device = leaves[0].device
 
+    def bundle(self, pieces: Sequence[Piece]) -> None:
+        if not self._engine.batches:
+            return
+        counts = [piece.offsets.numel() for piece in pieces]
+        tangents = [x.new_zeros((sum(counts), *x.shape)) for x in self._leaves]
+        start = 0
+        for piece, count in zip(pieces, counts, strict=True):
+            tangents[piece.leaf][start : start + count] = piece.units(0, count, self._leaves[piece.leaf])
+            start += count
+        parts = [product.split_with_sizes(counts) for product in self._engine.block(tangents, start)]
+        self._bundled = {id(piece): [part[i] for part in parts] for i, piece in enumerate(pieces)}
+
     def push(self, piece: Piece, start: int, stop: int) -> Sequence[Tensor]:
+        if id(piece) in self._bundled:
+            return [product[start:stop] for product in self._bundled[id(piece)]]
         units = piece.units(start, stop, self._leaves[piece.leaf])
         if self._engine.batches and piece.offsets.numel() >= _MANY_ROWS:
             if self._pull is None or self._pull[0] != piece.leaf:
@@ -172,6 +190,9 @@ class PushedRows:
         self.components = output.numel()
         self.plain = plain
         self.device = leaves[0].device
+
+    def bundle(self, pieces: Sequence[Piece]) -> None:
+        pass  # pieces of different leaves are not pushed at once here
 
     def push(self, piece: Piece, start: int, stop: int) -> Sequence[Tensor]:
         entries = torch.arange(start, stop)
@@ -252,6 +273,9 @@ class SingleRows:
             RecomputeEngine(objective.then(partial(_entry, m)), leaves, strategy)
             for m in range(self.components)
         ]
+
+    def bundle(self, pieces: Sequence[Piece]) -> None:
+        pass  # pieces of different leaves are not pushed at once here
 
     def push(self, piece: Piece, start: int, stop: int) -> Sequence[Tensor]:
         size = piece.offsets.numel()
