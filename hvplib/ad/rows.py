@@ -23,7 +23,7 @@ from hvplib.errors import DerivativeError
 __all__ = ["Rows", "row_source"]
 
 
-_MANY_ROWS = 256  # of one leaf, from which its own linearisation pays
+_MANY_ROWS = 768  # of one leaf, from which its own linearisation pays
 
 
 class Rows(Protocol):

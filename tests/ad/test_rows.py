@@ -44,11 +44,11 @@ class Cube(torch.autograd.Function):
 
 
 def test_kept_rows_of_many_entries_go_through_vjp(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = normal(256, seed=230)
+    x = normal(768, seed=230)
     rows = source(lambda x: (x**3).sum() + x.sum() ** 2, x)
     assert isinstance(rows, KeptRows)
     expected = torch.diag(6 * x) + 2
-    whole = piece(0, *range(256))
+    whole = piece(0, *range(768))
     rows.push(whole, 0, 1)
     # from here on the graph must not be asked: what comes is that of the linearisation
     monkeypatch.setattr(GraphEngine, "rows", None)
