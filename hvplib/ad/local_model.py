@@ -36,7 +36,6 @@ class LocalModel:
         self._spec = spec
         self._engine: Engine | None = engine
         self._verify = verify
-        self._block_proven = False
         self.value: Tensor = engine.value.detach()
         self.gradient: Any = unflatten([g.detach() for g in engine.gradient], spec)
         self.aux: Any = tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, objective.aux)

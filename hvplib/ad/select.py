@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hvplib.ad.objective import Objective
-from hvplib.ad.report import Attempt, Check, Report
+from hvplib.ad.report import Attempt, Check
 from hvplib.ad.strategies import (
     Outcome,
     forward_over_reverse,
@@ -40,15 +40,12 @@ _LADDER: tuple[tuple[str, Callable[..., Outcome]], ...] = (
 
 @dataclass
 class Selection:
-    """The outcome of the ladder: what to return, and its report."""
+    """The outcome of the ladder: what to return, the way it came, what was given up and what was checked."""
 
     outcome: Outcome
     strategy: str
     attempts: list[Attempt] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
-
-    def report(self, objective: Objective) -> Report:
-        return Report(self.strategy, tuple(self.attempts), tuple(sorted(objective.used)), tuple(self.checks))
 
 
 def select(objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Selection:
