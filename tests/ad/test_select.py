@@ -69,7 +69,7 @@ def test_the_definition_first_and_nothing_else() -> None:
     assert (got.strategy, got.attempts, got.checks) == (FORWARD, [], [])
     assert relative(got.outcome.product, TRUTH) < 1e-14
     assert len(calls) == 1, "no proof is asked of what needs none"
-    assert str(got.report(objective)) == f"strategy: {FORWARD}"
+    assert not objective.used
 
 
 def test_a_custom_function_is_confirmed() -> None:
@@ -85,7 +85,7 @@ def test_a_fall_back_is_confirmed() -> None:
     assert [a.strategy for a in got.attempts] == [FORWARD]
     assert got.attempts[0].reason.startswith("NotImplementedError: You must implement the jvp function")
     assert [c.passed for c in got.checks] == [True]
-    assert "gave up forward-over-reverse: NotImplementedError" in str(got.report(objective))
+    assert str(got.attempts[0]).startswith("forward-over-reverse: NotImplementedError")
 
 
 def test_a_product_that_vanishes_is_confirmed() -> None:
