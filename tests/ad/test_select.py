@@ -79,7 +79,7 @@ def test_a_custom_function_is_confirmed() -> None:
 
 
 def test_a_fall_back_is_confirmed() -> None:
-    got, objective = run(lambda x: Cube.apply(x).sum())
+    got, _ = run(lambda x: Cube.apply(x).sum())
     assert got.strategy == REVERSE
     assert relative(got.outcome.product, TRUTH) < 1e-14
     assert [a.strategy for a in got.attempts] == [FORWARD]
