@@ -15,7 +15,14 @@ from hvplib.ad.inputs import check_strategy, flatten_like, flatten_primals, unfl
 from hvplib.ad.leaves import ordinary
 from hvplib.ad.objective import Objective
 from hvplib.ad.report import Attempt
-from hvplib.ad.select import FORWARD, is_missing_derivative, raise_if_func_itself_fails, refusal, select
+from hvplib.ad.select import (
+    FORWARD,
+    is_missing_derivative,
+    raise_if_func_itself_fails,
+    refusal,
+    refuse_cut_off,
+    select,
+)
 from hvplib.ad.strategies import (
     Outcome,
     forward_over_reverse,
@@ -120,8 +127,10 @@ def _refuse_contradicted(
     outcome: Outcome,
     strategy: str,
 ) -> None:
-    """Nobody vouches for the derivatives of a custom autograd function: a difference must not contradict."""
-    if outcome.facts.custom:
+    """Refuse what nobody vouches for: a value cut off from its argument, a wrong custom function."""
+    if outcome.disconnected:
+        refuse_cut_off(objective, primals, tangents, outcome)
+    elif outcome.facts.custom:
         check = against_difference(objective, primals, tangents, outcome.product)
         if check.passed is False:
             raise refusal([Attempt(strategy, str(check))], None)

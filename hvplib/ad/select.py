@@ -23,7 +23,7 @@ from hvplib.ad.vectors import all_finite, distance, moved, norm
 from hvplib.ad.verify import against_difference
 from hvplib.errors import DerivativeError, OutputError
 
-__all__ = ["Selection", "failing_op", "refusal", "select"]
+__all__ = ["Selection", "failing_op", "refusal", "refuse_cut_off", "select"]
 
 FORWARD, REVERSE = "forward-over-reverse", "reverse-over-reverse"
 # torch and the code inside user functions raise these where a derivative is missing; anything else (and
@@ -87,7 +87,7 @@ def select(objective: Objective, primals: Sequence[Tensor], tangents: Sequence[T
         selection = Selection(outcome, name, attempts)
         if not remembers and not _needs_proof(selection, objective):
             return selection
-        check = against_difference(objective, primals, tangents, outcome.product)
+        check = against_difference(objective, primals, tangents, outcome.product, frozen=not remembers)
         selection.checks.append(check)
         if check.passed:
             return selection
@@ -137,6 +137,16 @@ def _independent(
     change = float((there - value.detach()).abs())
     constant = change == 0.0 or not math.isfinite(change)
     return Check("func is constant", change, 0.0, constant, "" if constant else _CUT_OFF)
+
+
+def refuse_cut_off(
+    objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor], outcome: Outcome
+) -> None:
+    """Raise if func's value depends on the primals without a graph that says so (or with another call's)."""
+    if not outcome.value.requires_grad and _declared(objective):
+        return
+    if not _independent(objective, primals, tangents, outcome.value).passed:
+        raise DerivativeError(_CUT_OFF)
 
 
 def _declared(objective: Objective) -> bool:

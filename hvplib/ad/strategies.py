@@ -121,6 +121,8 @@ def differentiate(
     if not value.requires_grad:
         return value, None, GraphFacts()
     facts = graph_facts(value, leaves)
+    if not facts.reached:
+        return value, None, facts
     gradients = torch.autograd.grad(
         value, leaves, create_graph=True, allow_unused=True, materialize_grads=True
     )

@@ -66,11 +66,20 @@ def agreement(
 
 
 def against_difference(
-    objective: Objective, primals: Sequence[Tensor], v: Sequence[Tensor], hv: Sequence[Tensor]
+    objective: Objective,
+    primals: Sequence[Tensor],
+    v: Sequence[Tensor],
+    hv: Sequence[Tensor],
+    *,
+    frozen: bool = True,
 ) -> Check:
-    """A product against differences of the gradient of the function that autograd differentiates."""
+    """A product against differences of the gradient of the function that autograd differentiates.
+
+    `frozen` keeps its stop-gradients as they are at the point. Not for a function that keeps results between
+    calls: by a detached copy of its argument it would take every point for this one.
+    """
     points = [x.detach() for x in primals]
-    evaluate = objective.frozen(points)
+    evaluate = objective.frozen(points) if frozen else lambda xs: objective(xs, "plain")
     try:
         return compare(evaluate, points, [t.detach() for t in v], hv, objective.precision(points))
     except IndexError:

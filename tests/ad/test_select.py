@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from hvplib import DerivativeError, OutputError
+from hvplib import DerivativeError, OutputError, hvp
 from hvplib.ad import select as ladder
 from hvplib.ad.graph import GraphFacts
 from hvplib.ad.guard import derivative
@@ -168,7 +168,7 @@ def with_ways(monkeypatch: pytest.MonkeyPatch, *ways: Way, func: Any = cubic) ->
 def undecided(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no difference of gradients tell."""
     check = ladder.Check("difference of gradients", 1.0, 0.1, None, "the steps disagree")
-    monkeypatch.setattr(ladder, "against_difference", lambda *args: check)
+    monkeypatch.setattr(ladder, "against_difference", lambda *args, **_kwargs: check)
 
 
 def test_the_order_of_the_ladder() -> None:
@@ -306,3 +306,29 @@ def test_missing_derivatives_and_other_errors() -> None:
     assert not is_missing_derivative(OutputError("x"))
     assert not is_missing_derivative(torch.OutOfMemoryError("x"))
     assert not is_missing_derivative(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))
+
+
+class LastByDetachedValue:
+    """Keeps its last value, with its graph, under a detached copy of the argument."""
+
+    def __init__(self) -> None:
+        self.key = self.value = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.key is None or not torch.equal(self.key, x.detach()):
+            self.key, self.value = x.detach().clone(), cubic(x)
+        return self.value
+
+
+def test_a_value_kept_under_a_detached_key_is_differentiated_again() -> None:
+    func = LastByDetachedValue()
+    for _ in range(3):
+        assert relative(hvp(func, X, V), TRUTH) < 1e-14
+
+
+@pytest.mark.parametrize("strategy", [FORWARD, REVERSE])
+def test_a_named_way_refuses_the_graph_of_another_call(strategy: str) -> None:
+    func = LastByDetachedValue()
+    assert relative(hvp(func, X, V, strategy=strategy), TRUTH) < 1e-14
+    with pytest.raises(DerivativeError, match="comes from a cache"):
+        hvp(func, X, V, strategy=strategy)
