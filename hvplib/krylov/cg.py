@@ -69,7 +69,8 @@ def cg(
         callback: Called after each step; a truthy answer ends the iteration with STOPPED.
 
     Returns:
-        A `LinearOutcome`. `direction` holds the last p of the columns that met a pᵀA p ≤ 0, with bᵀp ≥ 0.
+        A `LinearOutcome`. `direction` holds the last p of the columns that met a pᵀA p ≤ 0; rᵀp > 0 of the
+        residual there, so that the model falls along p.
 
     Raises:
         ValueError: Shapes, tolerances or the radius are not what they must be, or `matmat` returns another
@@ -263,7 +264,9 @@ class _Run:
 
     def _end(self, i: int, column: Column, status: Status) -> None:
         index = torch.tensor([column.index])
-        self.record.end(index, status, self._iterates.kept(i) / column.scale if column.settle() else None)
+        self.record.end(
+            index, status, self._iterates.kept(i) / column.scale if column.settle(status) else None
+        )
         self.record.revise(index, torch.tensor([column.kept / column.scale], dtype=torch.float64))
         if column.flat is not None:
             self.record.meet(index, self._p[:, i : i + 1], torch.tensor([column.flat], dtype=torch.float64))

@@ -57,7 +57,9 @@ class Ball:
     def to_boundary(self) -> float:
         """τ ≥ 0 with ‖x + τ p‖_M = Δ: the positive root of (pᵀM p) τ² + 2 (xᵀM p) τ = Δ² − xᵀM x."""
         norm_p, norm_x = math.sqrt(self._pp), math.sqrt(self._xx)
-        room = math.sqrt(max(self.radius - norm_x, 0.0)) * math.sqrt(self.radius + norm_x)
+        if norm_x >= self.radius:
+            return 0.0
+        room = math.sqrt(self.radius - norm_x) * math.sqrt(self.radius + norm_x)
         along = self._xp / norm_p
         return room / norm_p * (room / (along + math.hypot(along, room)))
 
@@ -131,12 +133,13 @@ class Column:
             self.kept, self._kept_path = self.residual, self._path
         return status, keep
 
-    def settle(self) -> bool:
-        """Whether the iterate that is kept stands; if not, take back that it is better than the first."""
-        stands = self.ball is not None or self.kept + self._noise(self._kept_path) <= self._start
-        if not stands:
-            self.kept = self._start
-        return stands
+    def settle(self, status: Status) -> bool:
+        """Whether the iterate that is kept stands at this end; if not, the first one is kept instead."""
+        trusted = self.kept + self._noise(self._kept_path) <= self._start
+        if trusted or self.ball is not None or status is Status.CONVERGED:
+            return True
+        self.kept = self._start
+        return False
 
     def _noise(self, path: float) -> float:
         """What rounding in A x moves the true residual by, unseen by the recurrence: eps ‖A‖ ‖x‖."""

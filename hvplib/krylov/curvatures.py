@@ -15,12 +15,11 @@ class Curvatures:
 
     Args:
         eps: Unit of rounding of the vectors.
-        norm: A lower bound of ‖A‖, if one is known.
     """
 
-    def __init__(self, eps: float, norm: float = 0.0) -> None:
+    def __init__(self, eps: float) -> None:
         self._eps = eps
-        self._norm = norm
+        self._norm = 0.0
         self._least = math.inf
 
     @property

@@ -41,7 +41,7 @@ def multishift_cg(
 
     * CONVERGED: ‖b − (A + σ_i I) x_i‖ = β |u_i| ≤ max(rtol ‖b‖, atol), with u_i the last entry of
       (T + σ_i I)⁻¹ ‖b‖ e₁.
-    * NEGATIVE_CURVATURE: an entry d = pᵀ(A + σ_i I) p of D has d ≤ 2 eps max(|T_jj|, |σ_i|) ‖p‖².
+    * NEGATIVE_CURVATURE: an entry d = pᵀ(A + σ_i I) p of D has d / ‖p‖² ≤ 2 eps max |T_jj|.
     * STAGNATED: the Krylov space is exhausted within rounding, and the residual still above the tolerance; an
       earlier d turns out to have been too small; or convergence is claimed where rounding, eps ‖A‖ ‖x_i‖,
       hides a tenth of ‖b‖.
@@ -125,8 +125,8 @@ class _System:
         self.flat = False
         self._shift, self._norm_b = shift, norm_b
         self._pp = self._path = 0.0
-        # Rounding leaves eps max(‖A‖, |σ|) in products with A + σ I.
-        self._curvatures = Curvatures(eps, abs(shift))
+        # Of A + σ I, in which rounding leaves eps ‖A‖.
+        self._curvatures = Curvatures(eps)
 
     def extend(self, beta_before: float, alpha: float, beta: float) -> Status | None:
         """Take in α with β before and after it; how the system ends with that, None if it goes on."""

@@ -53,6 +53,15 @@ def test_what_has_converged_is_kept() -> None:
     assert made.kept == pytest.approx(1e-7)
 
 
+def test_what_has_converged_stands_even_near_the_start() -> None:
+    # A residual of 0.95 and 0.09 that is hidden: more than the first one, and yet within the tolerance.
+    made = column(tolerance=0.96)
+    assert made.judge(StepNumbers(1.0, 1.0, 0.99**2)) == (None, True)
+    assert second(made, 0.016, 0.95) == (Status.CONVERGED, True)
+    assert made.settle(Status.CONVERGED) and made.kept == pytest.approx(0.95)
+    assert not made.settle(Status.STAGNATED) and made.kept == 1.0
+
+
 def test_curvature_of_a_direction_follows_from_residuals_that_are_orthogonal() -> None:
     # pᵀp = ‖r‖² + β² ‖p‖² = 0.25 + 0.0625, and 2 eps of it is flat.
     for quotient, flat in ((0.0021, False), (0.0019, True)):
@@ -96,3 +105,11 @@ def test_ball_in_the_plane() -> None:
     ball.turn(1 / 9, 2.0)
     tau = ball.to_boundary()
     assert (3 + tau) ** 2 + tau**2 == pytest.approx(25.0)
+
+
+def test_no_room_to_the_boundary() -> None:
+    ball = Ball(3.0)
+    ball.turn(0.0, 9.0)
+    ball.move(1.0, 0.0)
+    ball.turn(0.0, 1.0)
+    assert ball.to_boundary() == 0.0

@@ -21,7 +21,6 @@ def test_small_quotient_is_flat_beside_a_large_one_only() -> None:
 
 
 def test_bound_of_the_norm_counts_as_a_quotient_does() -> None:
-    assert Curvatures(EPS, 1.0).meet(EPS)
     assert Curvatures(EPS).meet(EPS, 1.0)
     assert not Curvatures(EPS).meet(EPS, 0.4)
 

@@ -191,6 +191,26 @@ def test_null_space_that_products_show_only_as_noise(seed: int) -> None:
     torch.testing.assert_close(outcome.x[:, [1]], b, rtol=0, atol=1e-9)
 
 
+def test_curvature_that_only_a_later_step_shows_to_be_noise_ends_the_shift() -> None:
+    # Tridiagonal, and b the first unit vector: T is A.
+    A = torch.diag(torch.tensor([1e-17, 1.0, 2.0, 3.0, 4.0], dtype=F64))
+    beside = torch.tensor([5e-18, 0.5, 0.5, 0.5], dtype=F64)
+    A += torch.diag(beside, 1) + torch.diag(beside, -1)
+    b = torch.eye(5, 1, dtype=F64)
+    outcome = multishift_cg(A.matmul, b, torch.zeros(1), rtol=1e-9, max_iter=9)
+    assert outcome.statuses == (Status.STAGNATED,) and outcome.num_iter == 2
+
+
+def test_convergence_where_rounding_hides_it_is_not_claimed() -> None:
+    # x is 1e15 long beside ‖A‖ = 1: rounding in A x is a tenth of b.
+    d = torch.tensor([[1e-15], [1.0]], dtype=F64)
+    outcome = multishift_cg(
+        lambda X: d * X, torch.ones(2, 1, dtype=F64), torch.zeros(1), rtol=1e-3, max_iter=9
+    )
+    assert outcome.statuses == (Status.STAGNATED,)
+    assert outcome.residual_norms[0] < 1e-3
+
+
 def test_condition_1e12_is_not_singular() -> None:
     d = torch.logspace(-12, 0, 12, dtype=F64)[:, None]
     shifts = torch.tensor([0.0, 1e-6, 1.0], dtype=F64)
