@@ -69,7 +69,7 @@ def cg(
         callback: Called after each step; a truthy answer ends the iteration with STOPPED.
 
     Returns:
-        A `LinearOutcome`. `direction` holds the last p of the columns that met a pᵀA p ≤ 0; rᵀp > 0 of the
+        A `LinearOutcome`, with `decrease` if there is a radius. `direction` holds the last p of the columns that met a pᵀA p ≤ 0; rᵀp > 0 of the
         residual there, so that the model falls along p.
 
     Raises:
@@ -268,6 +268,8 @@ class _Run:
             index, status, self._iterates.kept(i) / column.scale if column.settle(status) else None
         )
         self.record.revise(index, torch.tensor([column.kept / column.scale], dtype=torch.float64))
+        if self._bounded:
+            self.record.gain(index, column.decrease / column.scale**2)
         if column.flat is not None:
             self.record.meet(index, self._p[:, i : i + 1], torch.tensor([column.flat], dtype=torch.float64))
 

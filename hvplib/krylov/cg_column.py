@@ -91,6 +91,7 @@ class Column:
         kept: ‖r‖ of the iterate that is kept.
         flat: pᵀA p of the last direction if it is not positive beyond rounding; None otherwise.
         boundary_step: τ to the boundary of the trust region if the column ends there; None otherwise.
+        decrease: bᵀx − ½ xᵀA x of the last iterate, if the first was zero.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Column:
         self.residual = self.kept = start
         self.flat: float | None = None
         self.boundary_step: float | None = None
+        self.decrease = 0.0
         self._tolerance = tolerance
         self._eps = eps
         self._start = self._least = start
@@ -120,10 +122,12 @@ class Column:
         status = self._breakdown(step) or self._boundary(step)
         if status is not None:
             return status, False
+        alpha = step.rz / step.pq
         self.residual = math.sqrt(step.rr)
-        self._path += step.rz / step.pq * math.sqrt(self._pp(step))
+        self.decrease += alpha * step.rz / 2
+        self._path += alpha * math.sqrt(self._pp(step))
         if self.ball is not None:
-            self.ball.move(step.rz / step.pq, step.xr)
+            self.ball.move(alpha, step.xr)
         status = self._end()
         # Of a system, the iterate with the least residual is wanted; in a trust region that with the least
         # ½ xᵀA x − bᵀx, which is the last.
@@ -161,7 +165,7 @@ class Column:
             self.ball.turn(beta, self._mp)
         if self._curvatures.meet(step.pq / pp):
             self.flat = step.pq
-            return self._to_boundary() if self._bounded else Status.NEGATIVE_CURVATURE
+            return self._to_boundary(step) if self._bounded else Status.NEGATIVE_CURVATURE
         return None if math.isfinite(step.rr) else Status.NON_FINITE
 
     @property
@@ -171,14 +175,15 @@ class Column:
     def _boundary(self, step: StepNumbers) -> Status | None:
         if self.ball is None or self.ball.holds(step.rz / step.pq):
             return None
-        return self._to_boundary()
+        return self._to_boundary(step)
 
     def _pp(self, step: StepNumbers) -> float:
         return self._mp if step.pp is None else step.pp
 
-    def _to_boundary(self) -> Status:
+    def _to_boundary(self, step: StepNumbers) -> Status:
         assert self.ball is not None
-        self.boundary_step = self.ball.to_boundary()
+        tau = self.boundary_step = self.ball.to_boundary()
+        self.decrease += tau * (step.rz - tau * step.pq / 2)
         return Status.BOUNDARY
 
     def _end(self) -> Status | None:

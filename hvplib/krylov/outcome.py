@@ -28,6 +28,7 @@ class LinearOutcome:
         direction: Directions (n, k) of non-positive curvature; zero in columns that met none. None if none
             of them did.
         curvature: pᵀA p / pᵀp (k,) of these directions, on the CPU, float64; NaN in columns that met none.
+        decrease: bᵀx − ½ xᵀA x (k,) by the recurrence, on the CPU, float64, where the method minimises it.
     """
 
     x: Tensor
@@ -38,3 +39,4 @@ class LinearOutcome:
     history: Tensor
     direction: Tensor | None = None
     curvature: Tensor | None = None
+    decrease: Tensor | None = None

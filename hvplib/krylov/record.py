@@ -32,6 +32,7 @@ class Record:
         self._inner = inner
         self._directions: Tensor | None = None
         self._rayleigh = torch.full_like(residual_norms, torch.nan)
+        self._decrease: Tensor | None = None
 
     def step(self, columns: Tensor, residual_norms: Tensor) -> None:
         """One more step, of these columns."""
@@ -66,6 +67,12 @@ class Record:
         self._directions.mT.index_copy_(0, columns.to(directions.device), directions.mT)
         self._rayleigh[columns] = rayleigh
 
+    def gain(self, columns: Tensor, decrease: float) -> None:
+        """The quadratic model is lower by this at these columns' iterates than at zero."""
+        if self._decrease is None:
+            self._decrease = torch.zeros_like(self._norms)
+        self._decrease[columns] = decrease
+
     def outcome(self) -> LinearOutcome:
         """When every column has ended."""
         return LinearOutcome(
@@ -77,6 +84,7 @@ class Record:
             history=torch.stack(self._history),
             direction=self._directions,
             curvature=self._curvature(),
+            decrease=self._decrease,
         )
 
     def _curvature(self) -> Tensor | None:

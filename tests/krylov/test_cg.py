@@ -863,3 +863,24 @@ def test_bad_arguments_are_refused(settings: dict[str, Any], message: str) -> No
     matmat: Callable[[Tensor], Tensor] = arguments.pop("matmat")
     with pytest.raises(ValueError, match=message):
         cg(matmat, arguments.pop("b"), **arguments)
+
+
+@pytest.mark.parametrize("radius", [1e-3, 0.5, math.inf])
+@pytest.mark.parametrize("shift", [0.0, -3.0])
+@pytest.mark.parametrize("scale", [1.0, 1e-120])
+def test_decrease_of_the_model(radius: float, shift: float, scale: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    d = torch.linspace(0.5, 9, 30, dtype=torch.float64)[:, None] + shift
+    b = scale * torch.randn(30, 2, generator=generator, dtype=torch.float64)
+    for precondition in (None, lambda R: R / (1 + d.abs())):
+        outcome = cg(
+            lambda X: d * X, b, rtol=1e-3, max_iter=7, radius=radius * scale, precondition=precondition
+        )
+        x = outcome.x
+        expected = (b * x).sum(0) - (x * (d * x)).sum(0) / 2
+        assert outcome.decrease is not None
+        torch.testing.assert_close(outcome.decrease, expected, rtol=1e-11, atol=0)
+
+
+def test_decrease_is_for_trust_regions() -> None:
+    assert cg(lambda X: X, torch.ones(2, 1), rtol=1e-3, max_iter=7).decrease is None
