@@ -1,0 +1,57 @@
+"""What the benchmarks run on.
+
+* `models`: functions with their data and models, in float32, for products and their times.
+* `classical` (`small`, `large`): textbook functions with known minima, in float64, for minimisers.
+"""
+
+from __future__ import annotations
+
+from benchmarks.problems.classical import CLASSICAL
+from benchmarks.problems.large import indef
+from benchmarks.problems.minimisation import Minimisation
+from benchmarks.problems.models import (
+    DENSE,
+    GPT,
+    PROBLEMS,
+    Attention,
+    Block,
+    MeanSquare,
+    Problem,
+    TokenCrossEntropy,
+    conv,
+    deep,
+    gpt,
+    in_double,
+    logreg,
+    mlp,
+    mlp3,
+    mlp_problem,
+    module_problem,
+    rosenbrock,
+    tiny,
+)
+
+__all__ = [
+    "CLASSICAL",
+    "DENSE",
+    "GPT",
+    "PROBLEMS",
+    "Attention",
+    "Block",
+    "MeanSquare",
+    "Minimisation",
+    "Problem",
+    "TokenCrossEntropy",
+    "conv",
+    "deep",
+    "gpt",
+    "in_double",
+    "indef",
+    "logreg",
+    "mlp",
+    "mlp3",
+    "mlp_problem",
+    "module_problem",
+    "rosenbrock",
+    "tiny",
+]
