@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from hvplib.eigen.decoupling import decoupling
 from hvplib.eigen.missed import End, miss_bound, resolution_of
 from hvplib.eigen.products import Products
 from hvplib.eigen.restart import kept
@@ -26,9 +27,6 @@ _ASYMMETRY = 1e-2
 _CONFIRMATIONS = 3
 # What the second start finds is confirmed at the end only, so its estimates keep some distance.
 _ESTIMATE = 0.5
-# Two vectors are turned against each other where their values are this many times as far apart as their
-# product with A is large: by an angle below the inverse of this.
-_APART = 100.0
 
 
 @dataclass(frozen=True)
@@ -269,6 +267,9 @@ class Search:
         """Take note of newly locked pairs."""
         self.values = torch.cat([self.values, values])
         self.residual_norms = torch.cat([self.residual_norms, norms])
+        self._show()
+
+    def _show(self) -> None:
         best = self.ends.wanted(self.values)
         self._values, self._norms = self.values[best], self.residual_norms[best]
 
@@ -338,7 +339,8 @@ class Search:
         """Look whether the second start has found something beyond the wanted pairs."""
         F = self.factorization
         beyond = self._beyond(ritz.values)
-        converged = self._untangled(ritz) <= _ESTIMATE * self._strictness * self.tolerances(ritz.values)
+        # What it has in common with the locked pairs is no error: see `_take_in`.
+        converged = ritz.deflated_norms <= _ESTIMATE * self._strictness * self.tolerances(ritz.values)
         if bool((beyond & converged).any()) or (bool(beyond.any()) and F.width == 0):
             return self._take_in(ritz, (beyond & (converged | (F.width == 0))).nonzero().flatten())
         if not bool(beyond.any()):
@@ -371,33 +373,28 @@ class Search:
             beyond |= sign * values > mark + float(self.tolerances(torch.tensor(mark)))
         return beyond
 
-    def _untangled(self, ritz: Ritz) -> Tensor:
-        """What the residual norms (m,) will be once the locked pairs are turned against the Ritz vectors.
-
-        A Ritz vector is orthogonal to the locked ones, and they are exact to their own tolerance only, which
-        for a value near zero may be far too coarse. Turning each pair of vectors so that x̃ᵀA ỹ = 0 leaves
-        next to nothing of it, unless their values are too close for a small turn.
-        """
-        cross = self.factorization.cross(ritz.vectors).abs()
-        apart = (self.values.unsqueeze(1) - ritz.values).abs() > _APART * cross
-        left = torch.where(apart, cross / _APART, cross)
-        return torch.hypot(ritz.deflated_norms, torch.linalg.vector_norm(left, dim=0))
-
     def _take_in(self, ritz: Ritz, found: Tensor) -> None:
-        """Lock what was found.
+        """Lock what was found, by Rayleigh–Ritz on it and what is locked already.
 
-        What it pushes out of the wanted pairs stays locked for the rest of this run: the active columns are
+        The locked pairs are exact to their own tolerance only, which beside a value near zero may be far too
+        coarse; as long as the new vectors were orthogonal to them, so was what these could be. What they
+        push out of the wanted pairs stays locked for the rest of this run: the active columns are
         orthogonal to it, and what they have to do with it is known only as long as it is there.
         """
         F = self.factorization
-        norms = self._untangled(ritz)[found]
+        norms = torch.cat([self.residual_norms, ritz.deflated_norms[found]])
         rest = torch.ones(ritz.values.numel(), dtype=torch.bool)
         rest[found] = False
         F.restart(torch.cat([ritz.vectors[:, found], ritz.vectors[:, rest]], dim=1))
-        before = F.locked
         F.lock(len(found))
-        F.turn_locked(_turn(F.T[: F.locked, : F.locked], before))
-        self._keep(F.T.diagonal()[before : F.locked].clone(), norms)
+        before = F.T[: F.locked, : F.locked].diagonal()
+        G = decoupling(F.T[: F.locked, : F.locked], self.tolerances(before))
+        F.turn_locked(G)
+        T = F.T[: F.locked, : F.locked]
+        self.values = T.diagonal().clone()
+        left = torch.linalg.vector_norm(T - T.diagonal().diag(), dim=0)
+        self.residual_norms = torch.hypot(norms @ G.abs(), left)
+        self._show()
         self._found, self._due, self.confirmed = True, 0, False
         _, marks, nexts = self._marks()
         return None if self._is_open(nexts) else self._rest_on_first(marks)
@@ -524,24 +521,3 @@ class Search:
 def _signs(which: Which, k: int) -> list[int]:
     """The ends of the spectrum that hold wanted pairs, or might: 1 the upper, −1 the lower."""
     return {"LA": [1], "SA": [-1], "BE": [1, -1] if k > 1 else [1], "LM": [1, -1]}[which]
-
-
-def _turn(T: Tensor, first: int) -> Tensor:
-    """G (l, l) that makes T diagonal between the rows before and after `first`, where their values are apart.
-
-    One sweep of Jacobi rotations: the angles are small, and what they leave is of second order.
-    """
-    T, G = T.clone(), torch.eye(T.shape[0], dtype=T.dtype)
-    for i in range(first):
-        for j in range(first, T.shape[0]):
-            gap, cross = float(T[i, i] - T[j, j]), float(T[i, j])
-            if not abs(gap) > _APART * abs(cross) > 0:
-                continue
-            angle = math.atan(2 * cross / gap) / 2
-            cos, sin = math.cos(angle), math.sin(angle)
-            turn = torch.tensor([[cos, -sin], [sin, cos]], dtype=T.dtype)
-            pair = [i, j]
-            T[:, pair] = T[:, pair] @ turn
-            T[pair] = turn.mT @ T[pair]
-            G[:, pair] = G[:, pair] @ turn
-    return G

@@ -262,11 +262,14 @@ class Factorization:
 
     def turn_locked(self, rotation: Tensor) -> None:
         """X ← X G for an orthogonal G (locked, locked)."""
-        first, last = self.locked, self.count
+        shape, (first, last) = self._shape, (self.locked, self.count)
+        coupling = torch.cat([shape.coupling[:, :first] @ rotation, shape.coupling[:, first:]], dim=1)
         self.basis.rotate(rotation)
-        self.T[:first, :first] = rotation.mT @ self.T[:first, :first] @ rotation
+        inside = rotation.mT @ self.T[:first, :first] @ rotation
+        self.T[:first, :first] = (inside + inside.mT) / 2
         self.T[:first, first:last] = rotation.mT @ self.T[:first, first:last]
         self.T[first:last, :first] = self.T[:first, first:last].mT
+        self._shape = replace(shape, coupling=coupling)
 
     def keep_locked(self, columns: list[int]) -> None:
         """Keep only these of the locked columns, in this order.

@@ -91,3 +91,18 @@ def test_equal_calls_give_equal_bits(family: Family) -> None:
     assert torch.equal(one.eigenvectors, two.eigenvectors)
     assert torch.equal(one.residual_norms, two.residual_norms)
     assert one.num_matvecs == two.num_matvecs
+
+
+# Where copies are found one by one beside pairs that are exact to their tolerance only.
+CLOSE = [
+    ("cluster at the top", 17),
+    ("cluster at the bottom", 20),
+    ("cluster at the bottom", 33),
+    ("zero 30 times", 30),
+]
+
+
+@pytest.mark.parametrize(("name", "seed"), CLOSE)
+def test_copies_beside_pairs_that_have_barely_converged(name: str, seed: int) -> None:
+    family = next(family for family in FAMILIES if family.name == name)
+    assert not judged(family, [seed], Counter())

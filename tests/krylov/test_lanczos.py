@@ -119,6 +119,24 @@ def test_locked_columns_may_be_far_from_eigenvectors() -> None:
     torch.testing.assert_close(F.T[:3, 3 : F.count], X.mT @ A @ V)
 
 
+def test_locked_columns_turned() -> None:
+    # Far from eigenvectors, so that each part of the identity counts.
+    A = symmetric(40, F64)
+    F = run(started(40, lockable=3), A, 8)
+    X = F.basis[:3].clone()
+    F.lock(3)
+    G = torch.linalg.qr(numbers(3, 3, dtype=F64, seed=9)).Q
+    F.turn_locked(G)
+    torch.testing.assert_close(F.basis[:3], X @ G)
+    check(F, A)
+    turned = F.T[:3, :3]
+    torch.testing.assert_close(turned, (X @ G).mT @ A @ (X @ G))
+    run(F, A, 2)
+    torch.testing.assert_close(
+        F.cross(torch.eye(F.active, dtype=F64)), F.basis[:3].mT @ A @ F.basis[3 : F.count]
+    )
+
+
 @pytest.mark.parametrize("kept", [[0], [1], [1, 0], []])
 def test_keep_locked(kept: list[int]) -> None:
     F, A, _ = with_pair_locked(2)
