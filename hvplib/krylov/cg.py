@@ -69,8 +69,8 @@ def cg(
         callback: Called after each step; a truthy answer ends the iteration with STOPPED.
 
     Returns:
-        A `LinearOutcome`, with `decrease` if there is a radius. `direction` holds the last p of the columns that met a pᵀA p ≤ 0; rᵀp > 0 of the
-        residual there, so that the model falls along p.
+        A `LinearOutcome`, with `decrease` and `lengths` if there is a radius. `direction` holds the last p of
+        the columns that met a pᵀA p ≤ 0; rᵀp > 0 of the residual there, so that the model falls along p.
 
     Raises:
         ValueError: Shapes, tolerances or the radius are not what they must be, or `matmat` returns another
@@ -269,7 +269,7 @@ class _Run:
         )
         self.record.revise(index, torch.tensor([column.kept / column.scale], dtype=torch.float64))
         if self._bounded:
-            self.record.gain(index, column.decrease / column.scale**2)
+            self.record.gain(index, column.decrease / column.scale**2, column.length / column.scale)
         if column.flat is not None:
             self.record.meet(index, self._p[:, i : i + 1], torch.tensor([column.flat], dtype=torch.float64))
 

@@ -54,6 +54,11 @@ class Ball:
         """Whether ‖x + α p‖_M < Δ."""
         return self.radius == math.inf or self._after(alpha) < self.radius * self.radius
 
+    @property
+    def length(self) -> float:
+        """‖x‖_M."""
+        return math.sqrt(max(self._xx, 0.0))
+
     def to_boundary(self) -> float:
         """τ ≥ 0 with ‖x + τ p‖_M = Δ: the positive root of (pᵀM p) τ² + 2 (xᵀM p) τ = Δ² − xᵀM x."""
         norm_p, norm_x = math.sqrt(self._pp), math.sqrt(self._xx)
@@ -167,6 +172,12 @@ class Column:
             self.flat = step.pq
             return self._to_boundary(step) if self._bounded else Status.NEGATIVE_CURVATURE
         return None if math.isfinite(step.rr) else Status.NON_FINITE
+
+    @property
+    def length(self) -> float:
+        """‖x‖_M, in a trust region."""
+        assert self.ball is not None
+        return self.ball.length if self.boundary_step is None else self.ball.radius
 
     @property
     def _bounded(self) -> bool:

@@ -29,6 +29,7 @@ class LinearOutcome:
             of them did.
         curvature: pᵀA p / pᵀp (k,) of these directions, on the CPU, float64; NaN in columns that met none.
         decrease: bᵀx − ½ xᵀA x (k,) by the recurrence, on the CPU, float64, where the method minimises it.
+        lengths: ‖x‖_M (k,) in the norm of the trust region, by the recurrence, on the CPU, float64.
     """
 
     x: Tensor
@@ -40,3 +41,4 @@ class LinearOutcome:
     direction: Tensor | None = None
     curvature: Tensor | None = None
     decrease: Tensor | None = None
+    lengths: Tensor | None = None

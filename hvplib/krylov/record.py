@@ -33,6 +33,7 @@ class Record:
         self._directions: Tensor | None = None
         self._rayleigh = torch.full_like(residual_norms, torch.nan)
         self._decrease: Tensor | None = None
+        self._lengths: Tensor | None = None
 
     def step(self, columns: Tensor, residual_norms: Tensor) -> None:
         """One more step, of these columns."""
@@ -67,11 +68,11 @@ class Record:
         self._directions.mT.index_copy_(0, columns.to(directions.device), directions.mT)
         self._rayleigh[columns] = rayleigh
 
-    def gain(self, columns: Tensor, decrease: float) -> None:
-        """The quadratic model is lower by this at these columns' iterates than at zero."""
-        if self._decrease is None:
-            self._decrease = torch.zeros_like(self._norms)
-        self._decrease[columns] = decrease
+    def gain(self, columns: Tensor, decrease: float, length: float) -> None:
+        """The quadratic model is lower by this at these columns' iterates than at zero; and ‖x‖_M."""
+        if self._decrease is None or self._lengths is None:
+            self._decrease, self._lengths = torch.zeros_like(self._norms), torch.zeros_like(self._norms)
+        self._decrease[columns], self._lengths[columns] = decrease, length
 
     def outcome(self) -> LinearOutcome:
         """When every column has ended."""
@@ -85,6 +86,7 @@ class Record:
             direction=self._directions,
             curvature=self._curvature(),
             decrease=self._decrease,
+            lengths=self._lengths,
         )
 
     def _curvature(self) -> Tensor | None:

@@ -872,13 +872,19 @@ def test_decrease_of_the_model(radius: float, shift: float, scale: float) -> Non
     generator = torch.Generator().manual_seed(2)
     d = torch.linspace(0.5, 9, 30, dtype=torch.float64)[:, None] + shift
     b = scale * torch.randn(30, 2, generator=generator, dtype=torch.float64)
-    for precondition in (None, lambda R: R / (1 + d.abs())):
+    for mass in (torch.ones_like(d), 1 + d.abs()):
         outcome = cg(
-            lambda X: d * X, b, rtol=1e-3, max_iter=7, radius=radius * scale, precondition=precondition
+            lambda X: d * X,
+            b,
+            rtol=1e-3,
+            max_iter=7,
+            radius=radius * scale,
+            precondition=lambda R, mass=mass: R / mass,
         )
         x = outcome.x
         expected = (b * x).sum(0) - (x * (d * x)).sum(0) / 2
-        assert outcome.decrease is not None
+        assert outcome.decrease is not None and outcome.lengths is not None
+        torch.testing.assert_close(outcome.lengths, (mass * x * x).sum(0).sqrt(), rtol=1e-9, atol=0)
         torch.testing.assert_close(outcome.decrease, expected, rtol=1e-11, atol=0)
 
 

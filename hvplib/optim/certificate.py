@@ -1,0 +1,123 @@
+"""The second-order check: whether a stationary point is a minimum, and by which right that is said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hvplib.eigen.missed import End, resolution_of
+from hvplib.krylov.lanczos import Factorization
+from hvplib.optim.evaluation import Point
+
+__all__ = ["Curvature", "least_curvature"]
+
+# Up to this size the whole matrix is computed, and nothing in it can be missed.
+_SMALL = 64
+# Share of ‖∇²f‖ within which an eigenvalue cannot be told from zero: second derivatives lose a few digits more
+# than products of a matrix.
+_ROUNDINGS = 100.0
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """The least eigenvalue of ∇²f at a point, as far as it is known.
+
+    Attributes:
+        value: The least Ritz value θ: λ_min ≤ θ.
+        bound: λ_min ≥ this, but for `miss_probability`.
+        direction: The Ritz vector (n, 1), of length one; a column of zeros if nothing is known.
+        norm: ‖∇²f‖, from below.
+        miss_probability: Probability that `bound` is false, over the random start; 0 for the whole matrix.
+        num_matvecs: Products spent.
+    """
+
+    value: float
+    bound: float
+    direction: Tensor
+    norm: float
+    miss_probability: float
+    num_matvecs: int
+
+    @property
+    def negative(self) -> bool:
+        """Whether θ is negative beyond rounding, which proves a direction of negative curvature."""
+        return self.value < -self.rounding
+
+    @property
+    def positive(self) -> bool:
+        """Whether all of the spectrum is positive beyond rounding, but for `miss_probability`."""
+        return self.bound > self.rounding
+
+    @property
+    def rounding(self) -> float:
+        """What is zero beside ‖∇²f‖."""
+        return _ROUNDINGS * torch.finfo(self.direction.dtype).eps * self.norm
+
+
+def least_curvature(
+    point: Point, random: Callable[[int], Tensor], *, max_matvecs: int, probability: float
+) -> Curvature:
+    """λ_min(∇²f) at a point: min(n, `max_matvecs`) products at most.
+
+    Of a matrix of up to 64 rows all eigenvalues are computed. Of a larger one, Lanczos from one random start
+    is ended early when the least Ritz value is negative and has settled, or when the bound is positive.
+
+    Args:
+        point: Where.
+        random: k ↦ a block (n, k) of independent normal numbers.
+        max_matvecs: Products.
+        probability: How likely `bound` may be false.
+
+    Source: of the bound for a random start, J. Kuczyński, H. Woźniakowski 1992, 10.1137/0613066.
+    """
+    n = point.x.shape[0]
+    if n <= min(_SMALL, max_matvecs):
+        return _whole(point)
+    start = random(1)
+    factorization = Factorization(start, capacity=min(n, max_matvecs), size=n)
+    found = Curvature(math.inf, -math.inf, torch.zeros_like(start), 0.0, probability, 0)
+    for step in range(1, min(n, max_matvecs) + 1):
+        if not factorization.expand(point.hvp, random):
+            break
+        if step % _LOOKS == 0 or step == min(n, max_matvecs) or factorization.width == 0:
+            found, settled = _seen(factorization, n, step, probability)
+            if settled:
+                break
+    return found
+
+
+# The small eigenproblem is solved every so many steps.
+_LOOKS = 5
+
+
+def _whole(point: Point) -> Curvature:
+    n = point.x.shape[0]
+    H = point.hvp(torch.eye(n, dtype=point.x.dtype, device=point.x.device)).to("cpu", torch.float64)
+    if not bool(torch.isfinite(H).all()):
+        return Curvature(math.nan, -math.inf, torch.zeros_like(point.gradient), math.nan, 0.0, n)
+    values, vectors = torch.linalg.eigh((H + H.mT) / 2)
+    least = float(values[0])
+    norm = float(values.abs().max())
+    return Curvature(least, least, vectors[:, :1].to(point.gradient), norm, 0.0, n)
+
+
+def _seen(factorization: Factorization, n: int, steps: int, probability: float) -> tuple[Curvature, bool]:
+    """What the Krylov space says, and whether more products would say nothing that matters."""
+    ritz = factorization.ritz()
+    value, residual = float(ritz.values[0]), float(ritz.residual_norms[0])
+    whole = factorization.width == 0
+    if whole:
+        resolution, missed = residual, 0.0
+    else:
+        second = -float(ritz.values[1]) if len(ritz.values) > 1 else -math.inf
+        end = End(n, -value, residual, second, -float(ritz.values[-1]), steps)
+        resolution = resolution_of([end], [-value], probability, scale=4 * factorization.norm)
+        missed = probability
+    direction = factorization.combine(ritz.vectors[:, :1])
+    curvature = Curvature(value, value - resolution, direction, factorization.norm, missed, steps)
+    settled = curvature.negative and residual <= 0.1 * abs(value)
+    return curvature, whole or settled or curvature.positive

@@ -1,0 +1,91 @@
+"""Leaving a stationary point that is no minimum, along a direction in which the function falls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from hvplib.optim.certificate import Curvature
+from hvplib.optim.decrease import decrease, noise
+from hvplib.optim.evaluation import Objective, Point
+
+__all__ = ["curvature_persists", "fall", "probe"]
+
+# Share of the decrease that the quadratic model promises with which a point is taken.
+_SUFFICIENT = 0.1
+# Steps tried, relative to max(1, ‖x‖); each a quarter of the one before.
+_LENGTHS = 16
+# Where curvature says nothing, these are tried.
+_PROBES = (1e-3, 1e-2, 1e-1)
+
+
+def fall(objective: Objective, point: Point, curvature: Curvature) -> tuple[Point, float] | None:
+    """x ± t d with f lower by at least a tenth of ½ |θ| t², for a d of negative curvature θ; and t.
+
+    Args:
+        objective: Makes the points; spends two for each length at most.
+        point: x.
+        curvature: d and θ.
+
+    Returns:
+        None where there is no such t: the first is max(1, ‖x‖), each next a quarter of it.
+    """
+    length = _size(point.x)
+    for _ in range(_LENGTHS):
+        predicted = -curvature.value * length**2 / 2
+        for step in _both_ways(point, curvature.direction, length):
+            trial = objective.at(point.x + step[:, 0])
+            if decrease(point, trial, step) >= _SUFFICIENT * predicted > 0:
+                return trial, length
+        length /= 4
+    return None
+
+
+def probe(objective: Objective, point: Point, curvature: Curvature) -> tuple[Point, float] | None:
+    """x ± t d with f lower by more than its slope along d explains, where curvature along d is about zero.
+
+    Third derivatives show this way: of x³ at 0, or of a monkey saddle. Spends six points at most.
+    """
+    slope = abs(float((point.gradient * curvature.direction).sum()))
+    for share in _PROBES:
+        length = share * _size(point.x)
+        for step in _both_ways(point, curvature.direction, length):
+            trial = objective.at(point.x + step[:, 0])
+            hidden = 2 * slope * length + noise(point, trial) if trial.finite else math.inf
+            if decrease(point, trial, step) > hidden:
+                return trial, length
+    return None
+
+
+def curvature_persists(objective: Objective, point: Point, curvature: Curvature) -> bool:
+    """Whether curvature along d is at least θ/2 at x ± r d too, r = 2 ‖∇f‖ / θ.
+
+    If ∇²f ≥ θ in a ball of radius ‖∇f‖ / θ around x, there is a minimum in it, and only one. Where curvature
+    fades that near, as that of x³ or x⁴ does near zero, x is on the way to a degenerate point. Spends two
+    points and two products.
+
+    Source: the idea of L. V. Kantorovich's theorem on Newton's method (1948).
+    """
+    radius = 2 * float(point.gradient.norm()) / curvature.value
+    if radius <= point.eps * float(point.x.norm()):
+        return True
+    for step in _both_ways(point, curvature.direction, radius):
+        trial = objective.at(point.x + step[:, 0])
+        d = curvature.direction
+        if not float((d * trial.hvp(d)).sum()) >= curvature.value / 2:
+            return False
+    return True
+
+
+def _both_ways(point: Point, direction: Tensor, length: float) -> Iterator[Tensor]:
+    """± length d, downhill first."""
+    downhill = -1.0 if float((point.gradient * direction).sum()) > 0 else 1.0
+    yield downhill * length * direction
+    yield -downhill * length * direction
+
+
+def _size(x: Tensor) -> float:
+    return max(1.0, float(torch.linalg.vector_norm(x)))

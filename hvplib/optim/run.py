@@ -1,0 +1,225 @@
+"""The loop that all methods share: step, look, and at a stationary point ask for its curvature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from hvplib.interrupt import Interrupt
+from hvplib.optim.certificate import Curvature
+from hvplib.optim.decrease import noise, unbounded
+from hvplib.optim.ending import Ended, Ending
+from hvplib.optim.escape import curvature_persists, fall, probe
+from hvplib.optim.evaluation import Objective, Point
+
+__all__ = ["Advance", "Iterate", "Run", "Tolerances"]
+
+# Steps within the rounding of f, none of which halves the gradient, after which there is nothing to hope for.
+_PATIENCE = 5
+# Steps granted to the method at a point where curvature is negative, but too little for f to show it.
+_POLISH = 3
+
+
+class Advance(Protocol):
+    """A method: from one point to a lower one."""
+
+    def advance(self, point: Point) -> Point:
+        """A lower point.
+
+        Raises:
+            Ended: There is none, or a limit was reached.
+        """
+        ...
+
+    def restart(self, length: float) -> None:
+        """A step of this length was made by other means: what was learnt at the last point is of no use."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """When a point is taken for stationary, and when a step for too small.
+
+    Attributes:
+        gtol: max |∇f_i| ≤ gtol max(1, |f|).
+        ftol: f(x_k) − f(x_k+1) ≤ ftol max(1, |f|) ends the iteration; 0 never does.
+    """
+
+    gtol: float
+    ftol: float
+
+    def stationary(self, point: Point) -> bool:
+        """Whether the gradient is within the tolerance."""
+        return point.gradient_norm <= self.gtol * max(1.0, abs(point.value))
+
+    def small(self, before: Point, after: Point) -> bool:
+        """Whether f hardly fell."""
+        return before.value - after.value <= self.ftol * max(1.0, abs(after.value)) and self.ftol > 0
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """One row of a minimisation's history.
+
+    Attributes:
+        nit: Steps made.
+        fun: f(x).
+        gradient_norm: max |∇f(x)_i|.
+        step_norm: ‖x − x_before‖; 0 at the start.
+        nfev: Points evaluated so far.
+        nhev: Products made so far.
+    """
+
+    nit: int
+    fun: float
+    gradient_norm: float
+    step_norm: float
+    nfev: int
+    nhev: int
+
+
+@dataclass
+class Run:
+    """A minimisation on its way.
+
+    Args:
+        objective: What is minimised.
+        method: Makes the steps.
+        tolerances: When to stop.
+        max_iter: Most steps.
+        curvature_at: The second-order check.
+        callback: Told after each step; a true answer ends the run.
+        interrupt: Whether Ctrl-C insisted.
+
+    Attributes:
+        point: The best point so far.
+        curvature: What the last second-order check found, if it was made at `point`.
+        certificate: "minimum", "saddle" or "undecided", of `point`.
+        history: A row for the start and for each step.
+    """
+
+    objective: Objective
+    method: Advance
+    tolerances: Tolerances
+    max_iter: int
+    curvature_at: Callable[[Point], Curvature]
+    callback: Callable[[Point, Iterate], object] | None
+    interrupt: Interrupt
+    point: Point = field(init=False)
+    curvature: Curvature | None = field(init=False, default=None)
+    certificate: str = field(init=False, default="undecided")
+    history: list[Iterate] = field(init=False, default_factory=list)
+    _quiet: int = field(init=False, default=0)
+    _quietest: Point = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.point = self._quietest = self.objective.start
+        self._record(0.0)
+
+    @property
+    def nit(self) -> int:
+        """Steps made."""
+        return len(self.history) - 1
+
+    def to_end(self) -> Ending:
+        """Make steps until one of the ends is reached."""
+        if not self.point.finite:
+            return Ending.NON_FINITE
+        try:
+            while not (self.tolerances.stationary(self.point) and self._certified()):
+                self._step()
+        except Ended as ended:
+            if ended.ending is Ending.STAGNATED:
+                self._go_to(self._quietest)
+            return ended.ending
+        except KeyboardInterrupt:
+            if self.interrupt.insisted:
+                raise
+            return Ending.INTERRUPTED
+        return Ending.CONVERGED
+
+    def _step(self) -> None:
+        self._may_step()
+        self._take(self.method.advance(self.point))
+
+    def _may_step(self) -> None:
+        if self.nit >= self.max_iter:
+            raise Ended(Ending.MAX_ITER)
+
+    def _take(self, point: Point) -> None:
+        """Go on from a new point, unless something speaks against it."""
+        before = self.point
+        self._go_to(point)
+        self._record(float((point.x - before.x).norm()))
+        if self.callback is not None and self.callback(point, self.history[-1]):
+            raise Ended(Ending.STOPPED)
+        if unbounded(self.objective.start, point):
+            raise Ended(Ending.UNBOUNDED)
+        self._listen(before, point)
+        if self.tolerances.small(before, point) and not self.tolerances.stationary(point):
+            raise Ended(Ending.FTOL)
+
+    def _go_to(self, point: Point) -> None:
+        if point is not self.point:
+            self.point, self.curvature, self.certificate = point, None, "undecided"
+
+    def _record(self, step_norm: float) -> None:
+        accounts = self.objective.num_points, self.objective.num_matvecs
+        row = Iterate(len(self.history), self.point.value, self.point.gradient_norm, step_norm, *accounts)
+        self.history.append(row)
+
+    def _listen(self, before: Point, point: Point) -> None:
+        """Count the steps that rounding may have made."""
+        if before.value - point.value > noise(before, point):
+            self._quiet, self._quietest = 0, point
+            return
+        if point.gradient_norm <= self._quietest.gradient_norm / 2:
+            self._quiet = 0
+        self._quiet += 1
+        if point.gradient_norm < self._quietest.gradient_norm:
+            self._quietest = point
+        if self._quiet > _PATIENCE:
+            raise Ended(Ending.STAGNATED)
+
+    def _certified(self) -> bool:
+        """Whether the stationary point stands; if not, it has been left."""
+        point = self.point
+        self.curvature = curvature = self.curvature_at(point)
+        if curvature.negative:
+            self.certificate = "saddle"
+            self._leave(point, curvature)
+            return False
+        if curvature.positive and curvature_persists(self.objective, point, curvature):
+            self.certificate = "minimum"
+            return True
+        lower = probe(self.objective, point, curvature)
+        if lower is not None:
+            self._jump(*lower)
+        return lower is None
+
+    def _leave(self, point: Point, curvature: Curvature) -> None:
+        self._may_step()
+        lower = fall(self.objective, point, curvature)
+        if lower is not None:
+            self._jump(*lower)
+            return
+        # So little curvature, beside what is left of the gradient, that a better point may have none.
+        for _ in range(_POLISH):
+            try:
+                better = self.method.advance(point)
+            except Ended as ended:
+                raise Ended(Ending.SADDLE) if ended.ending in _NOWHERE else ended from None
+            if better.gradient_norm <= point.gradient_norm / 2:
+                self._take(better)
+                return
+            point = better
+        raise Ended(Ending.SADDLE)
+
+    def _jump(self, point: Point, length: float) -> None:
+        self._may_step()
+        self.method.restart(length)
+        self._take(point)
+
+
+_NOWHERE = (Ending.STAGNATED, Ending.NOT_SMOOTH)
