@@ -2,6 +2,7 @@
 
 * `models`: functions with their data and models, in float32, for products and their times.
 * `classical` (`small`, `large`): textbook functions with known minima, in float64, for minimisers.
+* `nist`: regressions with certified parameters and standard deviations.
 """
 
 from __future__ import annotations
@@ -30,17 +31,20 @@ from benchmarks.problems.models import (
     rosenbrock,
     tiny,
 )
+from benchmarks.problems.nist import NIST, Regression
 
 __all__ = [
     "CLASSICAL",
     "DENSE",
     "GPT",
+    "NIST",
     "PROBLEMS",
     "Attention",
     "Block",
     "MeanSquare",
     "Minimisation",
     "Problem",
+    "Regression",
     "TokenCrossEntropy",
     "conv",
     "deep",

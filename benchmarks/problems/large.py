@@ -1,7 +1,7 @@
 """Classical problems with any number of unknowns, sums of many small terms.
 
-As in the CUTEst collection: N. I. M. Gould, D. Orban, Ph. L. Toint, CUTEst: a constrained and unconstrained testing
-environment with safe threads, Comput. Optim. Appl. 60 (2015) 545-557, doi:10.1007/s10589-014-9687-3.
+As in the CUTEst collection: N. I. M. Gould, D. Orban, Ph. L. Toint, CUTEst: a constrained and unconstrained
+testing environment with safe threads, Comput. Optim. Appl. 60 (2015) 545-557, doi:10.1007/s10589-014-9687-3.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 
 
 def genrose(n: int = 500) -> Minimisation:
-    """f = 1 + Σ_{i≥2} 100 (xᵢ − xᵢ₋₁²)² + (xᵢ − 1)²: Rosenbrock's valley in n dimensions, walked step by step."""
+    """f = 1 + Σ_{i≥2} 100 (xᵢ − xᵢ₋₁²)² + (xᵢ − 1)²: Rosenbrock's valley, n − 1 times in a row."""
 
     def func(x: Tensor) -> Tensor:
         return 1 + (100 * (x[1:] - x[:-1] ** 2) ** 2 + (x[1:] - 1) ** 2).sum()
@@ -43,9 +43,9 @@ def genrose(n: int = 500) -> Minimisation:
 
 
 def woods(n: int = 4000) -> Minimisation:
-    """f = Σ over fours of 100 (b − a²)² + (1 − a)² + 90 (d − c²)² + (1 − c)² + 10 (b + d − 2)² + (b − d)² / 10.
+    """f = Σ 100 (b − a²)² + (1 − a)² + 90 (d − c²)² + (1 − c)² + 10 (b + d − 2)² + (b − d)² / 10.
 
-    Wood's function (MGH 14), n / 4 times; next to its path lies a saddle.
+    Wood's function (MGH 14) of (x₁, x₂, x₃, x₄), (x₅, x₆, x₇, x₈), ...; near its path lies a saddle.
     """
 
     def func(x: Tensor) -> Tensor:
@@ -153,9 +153,9 @@ def dixmaanb(n: int = 3000) -> Minimisation:
 
 
 def msqrtals(n: int = 529) -> Minimisation:
-    """f = ‖X X − B B‖² for X of √n rows, b with entries sin(1), sin(4), sin(9), ...; the start is B / 5.
+    """f = ‖X X − B B‖², X and B square, B with entries sin(1), sin(4), sin(9), ...; the start is B / 5.
 
-    A dense least-squares problem whose minimum, one of the many square roots of a matrix, is conditioned badly.
+    A dense least-squares problem whose minimum, one of the square roots of a matrix, is conditioned badly.
     """
     side = math.isqrt(n)
     root = torch.sin(torch.arange(1, n + 1, dtype=torch.float64) ** 2).view(side, side)
@@ -189,7 +189,7 @@ def freuroth(n: int = 5000) -> Minimisation:
 
 
 def indef(n: int = 1000) -> Minimisation:
-    """f = Σ xᵢ + ½ Σ_{1<i<n} cos(2 xᵢ − xₙ − x₁), unbounded below, with an indefinite Hessian at the start."""
+    """f = Σ xᵢ + ½ Σ_{1<i<n} cos(2 xᵢ − xₙ − x₁): unbounded below, and indefinite at the start."""
 
     def func(x: Tensor) -> Tensor:
         return x.sum() + 0.5 * torch.cos(2 * x[1:-1] - x[-1] - x[0]).sum()

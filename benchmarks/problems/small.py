@@ -39,10 +39,10 @@ def beale() -> Minimisation:
 
 
 def helix() -> Minimisation:
-    """f = 100 ((x₃ − 10 θ)² + (√(x₁² + x₂²) − 1)²) + x₃², θ the angle of (x₁, x₂) in turns: a helical valley.
+    """f = 100 ((x₃ − 10 θ)² + (√(x₁² + x₂²) − 1)²) + x₃², θ the angle of (x₁, x₂) in turns: a helix.
 
-    θ = ¼ − atan2(x₁, x₂) / 2π lies in (−¼, ¾]: it jumps on the negative x₂ axis, like the arctangent of the paper
-    (with ½ added where x₁ < 0), and needs no case at x₁ = 0.
+    θ = ¼ − atan2(x₁, x₂) / 2π lies in [−¼, ¾]: it jumps on the negative x₂ axis, like the arctangent of the
+    paper (with ½ added where x₁ < 0), and needs no case at x₁ = 0.
     """
 
     def func(x: Tensor) -> Tensor:
@@ -56,8 +56,8 @@ def helix() -> Minimisation:
 def kowosb(last: float = 0.0624) -> Minimisation:
     """f = Σᵢ (yᵢ − x₁ (uᵢ² + uᵢ x₂) / (uᵢ² + uᵢ x₃ + x₄))²: the kinetics of an enzyme.
 
-    Two versions are in use, which differ in the `last` of the u: 0.0625 in the paper (and in NIST's MGH09), with
-    the minimum 3.075056e-4; 0.0624 in CUTEst, with the minimum 3.078009e-4.
+    Two versions are in use, which differ in the `last` of the u: 0.0625 in the paper (and in NIST's MGH09),
+    with the minimum 3.075056e-4; 0.0624 in CUTEst, with the minimum 3.078009e-4.
     """
     y = vector(0.1957, 0.1947, 0.1735, 0.16, 0.0844, 0.0627, 0.0456, 0.0342, 0.0323, 0.0235, 0.0246)
     u = vector(4, 2, 1, 0.5, 0.25, 0.167, 0.125, 0.1, 0.0833, 0.0714, last)
@@ -73,9 +73,9 @@ def osbornea() -> Minimisation:
     """f = Σᵢ (yᵢ − x₁ − x₂ exp(−tᵢ x₄) − x₃ exp(−tᵢ x₅))², tᵢ = 10 (i − 1): a sum of exponentials."""
     # fmt: off
     y = vector(
-        0.844, 0.908, 0.932, 0.936, 0.925, 0.908, 0.881, 0.850, 0.818, 0.784, 0.751, 0.718, 0.685, 0.658, 0.628, 0.603,
-        0.580, 0.558, 0.538, 0.522, 0.506, 0.490, 0.478, 0.467, 0.457, 0.448, 0.438, 0.431, 0.424, 0.420, 0.414, 0.411,
-        0.406,
+        0.844, 0.908, 0.932, 0.936, 0.925, 0.908, 0.881, 0.850, 0.818, 0.784, 0.751,
+        0.718, 0.685, 0.658, 0.628, 0.603, 0.580, 0.558, 0.538, 0.522, 0.506, 0.490,
+        0.478, 0.467, 0.457, 0.448, 0.438, 0.431, 0.424, 0.420, 0.414, 0.411, 0.406,
     )
     # fmt: on
     t = 10 * torch.arange(33, dtype=torch.float64)
@@ -87,7 +87,7 @@ def osbornea() -> Minimisation:
 
 
 def meyer3() -> Minimisation:
-    """f = Σᵢ (yᵢ − x₁ exp(x₂ / (tᵢ + x₃)))², tᵢ = 45 + 5 i: the resistance of a thermistor, scaled very badly."""
+    """f = Σᵢ (yᵢ − x₁ exp(x₂ / (tᵢ + x₃)))², tᵢ = 45 + 5 i: a thermistor, scaled very badly."""
     # fmt: off
     y = vector(
         34780, 28610, 23650, 19630, 16370, 13720, 11540, 9744, 8261, 7030, 6005, 5147, 4427, 3820, 3307, 2872
