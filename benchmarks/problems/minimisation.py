@@ -22,7 +22,6 @@ class Minimisation:
         minimum: The value f* that the start leads to; -inf for a function that is unbounded below; None where
             nobody knows.
         start_value: f(x0) as published, None where no publication gives it.
-        start_gradient: max |∇f(x0)| as published, None where no publication gives it.
         source: Where the definition and the numbers come from.
     """
 
@@ -32,7 +31,6 @@ class Minimisation:
     minimum: float | None
     source: str
     start_value: float | None = None
-    start_gradient: float | None = None
 
     @property
     def size(self) -> int:

@@ -24,7 +24,7 @@ def rosenbr() -> Minimisation:
     def func(x: Tensor) -> Tensor:
         return 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2
 
-    return Minimisation("ROSENBR", func, vector(-1.2, 1), 0.0, "MGH 1", start_value=24.2)
+    return Minimisation("ROSENBR", func, vector(-1.2, 1), 0.0, "MGH 1", 24.2)
 
 
 def beale() -> Minimisation:
@@ -35,7 +35,7 @@ def beale() -> Minimisation:
         powers = torch.stack([x[1], x[1] ** 2, x[1] ** 3])
         return (y - x[0] * (1 - powers)).square().sum()
 
-    return Minimisation("BEALE", func, vector(1, 1), 0.0, "MGH 5", start_value=14.203125)
+    return Minimisation("BEALE", func, vector(1, 1), 0.0, "MGH 5", 14.203125)
 
 
 def helix() -> Minimisation:
@@ -50,7 +50,7 @@ def helix() -> Minimisation:
         radius = (x[0] ** 2 + x[1] ** 2).sqrt()
         return 100 * ((x[2] - 10 * theta) ** 2 + (radius - 1) ** 2) + x[2] ** 2
 
-    return Minimisation("HELIX", func, vector(-1, 0, 0), 0.0, "MGH 7", start_value=2500.0)
+    return Minimisation("HELIX", func, vector(-1, 0, 0), 0.0, "MGH 7", 2500.0)
 
 
 def kowosb(last: float = 0.0624) -> Minimisation:
@@ -66,7 +66,8 @@ def kowosb(last: float = 0.0624) -> Minimisation:
         return (y - x[0] * (u**2 + u * x[1]) / (u**2 + u * x[2] + x[3])).square().sum()
 
     minima = {0.0624: 3.0780094673e-4, 0.0625: 3.0750560385e-4}
-    return Minimisation("KOWOSB", func, vector(0.25, 0.39, 0.415, 0.39), minima.get(last), "CUTEst; MGH 15")
+    x0, start_value = vector(0.25, 0.39, 0.415, 0.39), 0.0053136153581918 if last == 0.0624 else None
+    return Minimisation("KOWOSB", func, x0, minima.get(last), "CUTEst; MGH 15", start_value)
 
 
 def osbornea() -> Minimisation:
@@ -108,7 +109,8 @@ def himmelbg() -> Minimisation:
     def func(x: Tensor) -> Tensor:
         return torch.exp(-x[0] - x[1]) * (2 * x[0] ** 2 + 3 * x[1] ** 2)
 
-    return Minimisation("HIMMELBG", func, vector(0.5, 0.5), 0.0, "CUTEst; Himmelblau (1972), 29")
+    source = "CUTEst; Himmelblau (1972), 29"
+    return Minimisation("HIMMELBG", func, vector(0.5, 0.5), 0.0, source, 0.4598493014643029)
 
 
 def brownbs() -> Minimisation:
@@ -117,7 +119,7 @@ def brownbs() -> Minimisation:
     def func(x: Tensor) -> Tensor:
         return (x[0] - 1e6) ** 2 + (x[1] - 2e-6) ** 2 + (x[0] * x[1] - 2) ** 2
 
-    return Minimisation("BROWNBS", func, vector(1, 1), 0.0, "MGH 4")
+    return Minimisation("BROWNBS", func, vector(1, 1), 0.0, "MGH 4", 999998000003.0)
 
 
 SMALL: dict[str, Callable[[], Minimisation]] = {
