@@ -204,7 +204,7 @@ def freuroth(n: int = 5000) -> Minimisation:
 
 
 def indef(n: int = 1000) -> Minimisation:
-    """f = Σ xᵢ + ½ Σ_{1<i<n} cos(2 xᵢ − xₙ − x₁): unbounded below, and indefinite at the start."""
+    """f = Σ xᵢ + ½ Σ_{1<i<n} cos(2 xᵢ − xₙ − x₁): unbounded below; nowhere convex at the start."""
 
     def func(x: Tensor) -> Tensor:
         return x.sum() + 0.5 * torch.cos(2 * x[1:-1] - x[-1] - x[0]).sum()
