@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from torch import Tensor
 
-from hvplib.optim.evaluation import Objective
-from hvplib.optim.forcing import Forcing
-from hvplib.optim.methods import Method, TrustNCG
+from hvplib.optim.evaluation import Objective, Point
+from hvplib.optim.methods import Method, TrustNCG, TrustRegionMethod
+from hvplib.optim.preconditioning import Preconditioning
 from hvplib.optim.run import Advance
 from hvplib.optim.steihaug import Steihaug
-from hvplib.optim.trust_region import TrustRegion
+from hvplib.optim.trust_region import Space, TrustRegion
 
-__all__ = ["Block", "built"]
+__all__ = ["built"]
 
-Block = Callable[[Tensor], Tensor]
+Random = Callable[[int], Tensor]
 
 
-def built(settings: Method, objective: Objective, precondition: Block | None) -> Advance:
+def built(settings: Method, objective: Objective, precondition: Preconditioning, random: Random) -> Advance:
     """What makes the steps of this method."""
-    n = objective.space.size
+    if isinstance(settings, TrustRegionMethod):
+        return TrustRegion(objective, settings, _subproblem(settings, precondition, random))
+    raise TypeError(f"no way is known to run {settings!r}")
+
+
+def _subproblem(
+    settings: TrustRegionMethod, precondition: Preconditioning, random: Random
+) -> Callable[[Point, float], Space]:
     assert isinstance(settings, TrustNCG)
-    subproblem = partial(Steihaug, max_iter=settings.max_cg_iter or n, precondition=precondition)
-    return TrustRegion(
-        objective,
-        subproblem,
-        radius=settings.initial_radius,
-        max_radius=settings.max_radius,
-        forcing=Forcing(),
-    )
+
+    def steihaug(point: Point, rtol: float) -> Space:
+        max_iter = settings.max_cg_iter or point.x.shape[0]
+        return Steihaug(point, rtol, max_iter=max_iter, precondition=precondition(point))
+
+    return steihaug

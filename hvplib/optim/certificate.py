@@ -17,7 +17,7 @@ __all__ = ["Curvature", "least_curvature"]
 
 # Up to this size the whole matrix is computed, and nothing in it can be missed.
 _SMALL = 64
-# Share of ‖∇²f‖ within which an eigenvalue cannot be told from zero: second derivatives lose a few digits more
+# Share of ‖∇²f‖ within which an eigenvalue cannot be told from zero: second derivatives lose more digits
 # than products of a matrix.
 _ROUNDINGS = 100.0
 

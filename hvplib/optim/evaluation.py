@@ -43,11 +43,12 @@ class Point:
         gradient: ∇f(x) as a block (n, 1).
         gradient_norm: max |∇f(x)_i|.
         eps: The unit of rounding of f.
+        operator: ∇²f(x); its products through `hvp` are booked.
     """
 
     def __init__(self, objective: Objective, x: Tensor, operator: HessianOperator) -> None:
         self._objective = objective
-        self._operator = operator
+        self.operator = operator
         self.x = x
         self.eps = objective.eps
         self.gradient = operator.flat_gradient.unsqueeze(1)
@@ -68,7 +69,7 @@ class Point:
             Ended: They are more than are left, time is up, or Ctrl-C came.
         """
         self._objective.spend(V.shape[1])
-        return self._operator @ V
+        return self.operator @ V
 
 
 class Objective:

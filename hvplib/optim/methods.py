@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["NAMES", "Method", "TrustExact", "TrustKrylov", "TrustNCG", "method_of"]
+__all__ = ["NAMES", "Method", "TrustExact", "TrustKrylov", "TrustNCG", "TrustRegionMethod", "method_of"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class TrustRegionMethod(Method):
     """The numbers of a trust region.
 
     Attributes:
-        initial_radius: The first Δ; None for 1.
+        initial_radius: The first Δ;
         max_radius: The largest.
     """
 

@@ -12,20 +12,20 @@ from scipy.optimize import OptimizeResult
 from torch import Tensor
 
 from hvplib.interrupt import Interrupt
-from hvplib.operators.coerce import as_operator
 from hvplib.operators.curvature import HessianOperator
-from hvplib.optim.build import Block, built
+from hvplib.optim.build import built
 from hvplib.optim.certificate import least_curvature
 from hvplib.optim.ending import Ending
-from hvplib.optim.evaluation import Limits, Objective
+from hvplib.optim.evaluation import Limits, Objective, Point
 from hvplib.optim.methods import Method, method_of
-from hvplib.optim.run import Run, Tolerances
+from hvplib.optim.preconditioning import preconditioning
+from hvplib.optim.run import Iterate, Run, Tolerances
 from hvplib.optim.start import started
 
 __all__ = ["minimize"]
 
-_GTOL = {torch.float64: 1e-6}
-_GTOL_SINGLE = 1e-3
+# max |∇f_i| of order one to be told from zero: six digits, or half of what the precision has.
+_GTOL = {torch.float32: 1e-3, torch.float64: 1e-6}
 
 
 def minimize(
@@ -33,7 +33,7 @@ def minimize(
     x0: Any,
     data: Iterable[Any] | None = None,
     *,
-    method: Method | str = "trust-ncg",
+    method: Method | str = "auto",
     gtol: float | None = None,
     ftol: float = 0.0,
     max_iter: int = 2000,
@@ -47,39 +47,118 @@ def minimize(
     callback: Callable[[OptimizeResult], object] | None = None,
     **options: Any,
 ) -> OptimizeResult:
-    """x with ∇f(x) = 0 and ∇²f(x) ≥ 0, from the value, the gradient and products with the Hessian."""
+    """x with ∇f(x) = 0 and ∇²f(x) ≥ 0, from the value, the gradient and products with the Hessian.
+
+    x is taken for stationary if max |∇f_i| ≤ gtol max(1, |f|). Then curvature is asked for: of at most 64
+    unknowns by the whole Hessian, of more by Lanczos from a random start, `check_matvecs` products at most.
+    Where it is negative, f is lowered along the direction found and the iteration goes on. Where it is
+    positive, also at twice the distance at which the minimum must lie, the certificate is "minimum". Where
+    neither can be said, third derivatives are probed for, and it is "undecided".
+
+    `success` means that x is stationary and no negative curvature was found; every other end has a message
+    that names what happened, and says what to do. Ctrl-C, limits and the callback return the best so far.
+
+    Args:
+        func: f(x), or func(x, batch) with data; for a tuple x, func(*x). Returns a real scalar tensor.
+        x0: Where to start: a tensor or a pytree of them, or an array or numbers, which f gets as a tensor of
+            float64 (float32 if the array is).
+        data: Mini-batches whose weighted mean f is; see `HessianOperator`.
+        method: "trust-krylov" (`TrustKrylov`), "trust-ncg" (`TrustNCG`), "trust-exact" (`TrustExact`), "arc"
+            (`ARC`), "newton-cg" (`LineSearchNewtonCG`), "newton-mr" (`NewtonMR`); "auto" is "trust-krylov",
+            or "trust-ncg" where a basis of 200 vectors takes more than an eighth of the free memory.
+        gtol: Tolerance on the gradient; 1e-6, in float32 1e-3.
+        ftol: A step that lowers f by at most ftol max(1, |f|) ends the iteration, without success; 0 never.
+        max_iter: Most steps.
+        max_nfev: Most points at which f is evaluated, each with its gradient.
+        max_hvp: Most products with the Hessian.
+        time_limit: Seconds.
+        preconditioner: P ≈ (∇²f)⁻¹, symmetric positive definite: an operator or a matrix, or a function
+            x ↦ operator, asked at each point. The trust region's norm is ‖s‖ = √(sᵀP⁻¹s).
+        check_matvecs: Products that a second-order check may take.
+        miss_probability: How likely `min_eigenvalue_bound` may be false, over the random start of Lanczos.
+        generator: Of random starts, or a seed; without one, equal calls give equal bits.
+        callback: Told after each step an `OptimizeResult` with x, fun, gradient_norm, nit, nfev and nhev; a
+            true answer, or StopIteration, ends the run.
+        options: As for `HessianOperator`: weight, reduction, strategy, memory_budget, seed, progress.
+
+    Returns:
+        `scipy.optimize.OptimizeResult`:
+
+        * x, jac: The point, and the gradient there, like x0.
+        * fun: f(x), a float.
+        * success, status, message: How it ended; `status` is an `Ending`, 0 for success.
+        * nit, nfev, njev, nhev: Steps, points (value and gradient at once) and products. Not counted are the
+          checks of the way of differentiating, about ten gradients at x0.
+        * gradient_norm: max |∇f_i|.
+        * certificate: "minimum", "saddle" or "undecided".
+        * min_eigenvalue, min_eigenvalue_bound: Above and below λ_min(∇²f(x)), the latter but for
+          `miss_probability`; NaN and −∞ where curvature was not asked for.
+        * direction: Of negative curvature, like x0, for a "saddle"; else None.
+        * history: A row for the start and for each step, with what was spent until then.
+        * method: The settings in use.
+
+    Raises:
+        DerivativeError: No way of multiplying with the Hessian stands up to the checks.
+        TypeError, ValueError: An argument is not as described. What func raises passes through.
+
+    Source: A. R. Conn, N. I. M. Gould, P. L. Toint 2000, Trust-region methods, 10.1137/1.9780898719857.
+
+    Example:
+        >>> import torch
+        >>> from hvplib import minimize
+        >>> result = minimize(lambda x: x[0] ** 2 - x[1] ** 2 + x[1] ** 4, torch.zeros(2).double())
+        >>> result.x.abs().round(decimals=6), round(result.fun, 6)
+        (tensor([0.0000, 0.7071], dtype=torch.float64), -0.25)
+        >>> result.success, result.certificate, round(result.min_eigenvalue, 6)
+        (True, 'minimum', 2.0)
+    """
     settings = method_of(method)
+    limits = _limits(max_nfev, max_hvp, time_limit)
+    _check(gtol, ftol, max_iter, check_matvecs, miss_probability)
     primals, back = started(x0)
     with Interrupt() as interrupt:
-        operator = HessianOperator(func, primals, data, **options)
-        limits = Limits(max_nfev or math.inf, max_hvp or math.inf, time_limit or math.inf)
-        objective = Objective(operator, limits, interrupt)
-        del operator  # the objective's first point holds it, and lets go of it
+        # The objective's first point is alone in holding the operator, so that it can be let go of.
+        objective = Objective(HessianOperator(func, primals, data, **options), limits, interrupt)
         random = _random(objective.start.x, generator)
+        unravel = partial(_unraveled, objective, back)
+        precondition = preconditioning(preconditioner, objective, unravel)
         run = Run(
             objective=objective,
-            method=built(settings, objective, None if preconditioner is None else _product(preconditioner)),
-            tolerances=Tolerances(_default_gtol(objective) if gtol is None else gtol, ftol),
+            method=built(settings, objective, precondition, random),
+            tolerances=Tolerances(_GTOL[objective.space.dtype] if gtol is None else gtol, ftol),
             max_iter=max_iter,
             curvature_at=partial(
                 least_curvature, random=random, max_matvecs=check_matvecs, probability=miss_probability
             ),
-            callback=None,
+            callback=None if callback is None else partial(_told, callback, unravel),
             interrupt=interrupt,
         )
         ending = run.to_end()
-    return _result(run, ending, settings, lambda x: back(objective.space.unflatten(x)))
+    return _result(run, ending, unravel)
 
 
-def _default_gtol(objective: Objective) -> float:
-    return _GTOL.get(objective.space.dtype, _GTOL_SINGLE)
+def _limits(max_nfev: int | None, max_hvp: int | None, time_limit: float | None) -> Limits:
+    for name, limit in (("max_nfev", max_nfev), ("max_hvp", max_hvp), ("time_limit", time_limit)):
+        if limit is not None and not limit >= 0:
+            raise ValueError(f"{name} must not be negative, got {limit!r}; leave it out for no limit")
+    return Limits(*(math.inf if limit is None else limit for limit in (max_nfev, max_hvp, time_limit)))
 
 
-def _product(preconditioner: Any) -> Block:
-    return as_operator(preconditioner, "preconditioner")._product
+def _check(
+    gtol: float | None, ftol: float, max_iter: int, check_matvecs: int, miss_probability: float
+) -> None:
+    for name, tolerance in (("gtol", gtol), ("ftol", ftol)):
+        if tolerance is not None and not 0 <= tolerance < math.inf:
+            raise ValueError(f"{name} must be at least 0 and finite, got {tolerance!r}")
+    if not isinstance(max_iter, int) or max_iter < 0:
+        raise ValueError(f"max_iter must be an integer, at least 0, got {max_iter!r}")
+    if not isinstance(check_matvecs, int) or check_matvecs < 1:
+        raise ValueError(f"check_matvecs must be a positive integer, got {check_matvecs!r}")
+    if not 0 < miss_probability < 1:
+        raise ValueError(f"miss_probability must lie between 0 and 1, got {miss_probability!r}")
 
 
-def _random(like: Tensor, generator: torch.Generator | int | None) -> Block:
+def _random(like: Tensor, generator: torch.Generator | int | None) -> Callable[[int], Tensor]:
     if not isinstance(generator, torch.Generator):
         generator = torch.Generator().manual_seed(0 if generator is None else generator)
 
@@ -91,12 +170,35 @@ def _random(like: Tensor, generator: torch.Generator | int | None) -> Block:
     return random
 
 
-def _result(run: Run, ending: Ending, settings: Method, back: Callable[[Tensor], Any]) -> OptimizeResult:
-    curvature, objective = run.curvature, run.objective
+def _unraveled(objective: Objective, back: Callable[[Any], Any], x: Tensor) -> Any:
+    """What x0 is, from a vector (n,)."""
+    return back(objective.space.unflatten(x))
+
+
+def _told(
+    callback: Callable[[OptimizeResult], object],
+    back: Callable[[Tensor], Any],
+    point: Point,
+    row: Iterate,
+) -> bool:
+    """What the callback answers; StopIteration is SciPy's way of saying that it is enough."""
+    x = back(point.x.clone())  # whatever is done with it
+    told = OptimizeResult(
+        x=x, fun=row.fun, gradient_norm=row.gradient_norm, nit=row.nit, nfev=row.nfev, nhev=row.nhev
+    )
+    try:
+        return bool(callback(told))
+    except StopIteration:
+        return True
+
+
+def _result(run: Run, ending: Ending, back: Callable[[Tensor], Any]) -> OptimizeResult:
+    curvature, objective, point = run.curvature, run.objective, run.point
+    saddle = curvature is not None and curvature.negative
     return OptimizeResult(
-        x=back(run.point.x),
-        fun=run.point.value,
-        jac=back(run.point.gradient[:, 0]),
+        x=back(point.x),
+        fun=point.value,
+        jac=back(point.gradient[:, 0]),
         nit=run.nit,
         nfev=objective.num_points,
         njev=objective.num_points,
@@ -104,11 +206,11 @@ def _result(run: Run, ending: Ending, settings: Method, back: Callable[[Tensor],
         success=ending.success,
         status=ending,
         message=ending.message,
-        gradient_norm=run.point.gradient_norm,
+        gradient_norm=point.gradient_norm,
         certificate=run.certificate,
         min_eigenvalue=math.nan if curvature is None else curvature.value,
         min_eigenvalue_bound=-math.inf if curvature is None else curvature.bound,
-        direction=back(curvature.direction[:, 0]) if run.certificate == "saddle" and curvature else None,
+        direction=back(curvature.direction[:, 0]) if saddle and curvature is not None else None,
         history=run.history,
-        method=settings,
+        method=run.method.settings,
     )

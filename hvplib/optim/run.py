@@ -12,6 +12,7 @@ from hvplib.optim.decrease import noise, unbounded
 from hvplib.optim.ending import Ended, Ending
 from hvplib.optim.escape import curvature_persists, fall, probe
 from hvplib.optim.evaluation import Objective, Point
+from hvplib.optim.methods import Method
 
 __all__ = ["Advance", "Iterate", "Run", "Tolerances"]
 
@@ -22,7 +23,13 @@ _POLISH = 3
 
 
 class Advance(Protocol):
-    """A method: from one point to a lower one."""
+    """A method: from one point to a lower one.
+
+    Attributes:
+        settings: Its numbers.
+    """
+
+    settings: Method
 
     def advance(self, point: Point) -> Point:
         """A lower point.

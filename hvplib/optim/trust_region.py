@@ -12,24 +12,29 @@ from hvplib.optim.decrease import decrease, noise
 from hvplib.optim.ending import Ended, Ending
 from hvplib.optim.evaluation import Objective, Point
 from hvplib.optim.forcing import Forcing
+from hvplib.optim.methods import Method, TrustRegionMethod
 
 __all__ = ["BallStep", "Space", "TrustRegion", "stalled"]
 
 
 class BallStep(Protocol):
-    """A minimiser of the model in a ball.
+    """A minimiser of the model in a ball."""
 
-    Attributes:
-        s: The step (n, 1).
-        predicted: How much the model falls, positive.
-        norm: ‖s‖_M.
-        on_boundary: Whether it lies on the boundary.
-    """
+    @property
+    def s(self) -> Tensor:
+        """The step (n, 1)."""
 
-    s: Tensor
-    predicted: float
-    norm: float
-    on_boundary: bool
+    @property
+    def predicted(self) -> float:
+        """How much the model falls, positive."""
+
+    @property
+    def norm(self) -> float:
+        """‖s‖_M."""
+
+    @property
+    def on_boundary(self) -> bool:
+        """Whether it lies on the boundary."""
 
 
 class Space(Protocol):
@@ -46,10 +51,11 @@ class TrustRegion:
 
     Args:
         objective: What is minimised.
+        settings: The radii.
         subproblem: From a point and the relative tolerance on the model's gradient to the model.
-        radius: The first Δ.
-        max_radius: The largest.
-        forcing: Chooses the tolerance of each subproblem.
+
+    Attributes:
+        radius: Δ.
 
     Source: A. R. Conn, N. I. M. Gould, P. L. Toint 2000, Trust-region methods, 10.1137/1.9780898719857,
     algorithm 6.1.1; the interpolation is that of section 17.1.
@@ -61,17 +67,15 @@ class TrustRegion:
     def __init__(
         self,
         objective: Objective,
+        settings: TrustRegionMethod,
         subproblem: Callable[[Point, float], Space],
-        *,
-        radius: float,
-        max_radius: float,
-        forcing: Forcing,
     ) -> None:
+        self.settings: Method = settings
+        self.radius = settings.initial_radius
+        self._max_radius = settings.max_radius
         self._objective = objective
         self._subproblem = subproblem
-        self.radius = radius
-        self._max_radius = max_radius
-        self._forcing = forcing
+        self._forcing = Forcing()
 
     def advance(self, point: Point) -> Point:
         """A lower point, from steps in one and the same model.
