@@ -84,40 +84,27 @@ def cluster_enclosures(
     return _intervals(values, torch.full_like(values, radius))
 
 
-def remainder(
-    values: Tensor,
-    which: Which,
-    others: Tensor | None = None,
-    other_norms: Tensor | None = None,
-) -> Tensor:
+def remainder(values: Tensor, which: Which) -> Tensor:
     """Where the eigenvalues lie that are not wanted, ON THE CONDITION that no wanted one was missed.
 
-    If the wanted eigenvalues are the largest ("LA"), all others are at most the largest of θ' + r' over the
-    other Ritz values θ' and their residual norms r'; without any, at most the smallest wanted θ.
-    Likewise for the smallest ("SA"), the largest in magnitude ("LM"), and those at both ends ("BE"; of an odd
-    number, the one more is at the upper end). It is a condition and no proof: residuals say where eigenvalues
-    are, never where none are.
+    If the wanted eigenvalues are the largest ("LA"), all others are at most the smallest wanted θ. Likewise
+    for the smallest ("SA"), the largest in magnitude ("LM"), and those at both ends ("BE"; of an odd number,
+    the one more is at the upper end). It is a condition and no proof: residuals say where eigenvalues are,
+    never where none are.
 
     Args:
         values: The wanted θ (k,), on the CPU, float64.
         which: Which eigenvalues are wanted.
-        others: The other Ritz values θ' (m,), if there are any.
-        other_norms: Their residual norms r' (m,).
 
     Returns:
         Intervals (1, 2), as `gap_bounds` takes them.
 
     Example:
         >>> import torch
-        >>> numbers = torch.tensor([9.0, 8.0, 3.0, 2.0], dtype=torch.float64)
-        >>> remainder(numbers[:2], "LA", numbers[2:], torch.full((2,), 0.5, dtype=torch.float64))
-        tensor([[  -inf, 3.5000]], dtype=torch.float64)
+        >>> remainder(torch.tensor([9.0, 8.0], dtype=torch.float64), "LA")
+        tensor([[-inf, 8.]], dtype=torch.float64)
     """
-    if others is not None and other_norms is not None and others.numel():
-        intervals = _intervals(others, other_norms)
-        low, high = float(intervals[:, 0].min()), float(intervals[:, 1].max())
-    else:
-        low, high = _between(values, which)
+    low, high = _between(values, which)
     reach = max(-low, high)
     bounds = {"LA": (-math.inf, high), "SA": (low, math.inf), "BE": (low, high), "LM": (-reach, reach)}
     return torch.tensor([bounds[which]], dtype=torch.float64)
@@ -126,16 +113,18 @@ def remainder(
 def gap_bounds(values: Tensor, residual_norms: Tensor, elsewhere: Tensor, rounding: float = 0.0) -> Tensor:
     """|λ − θ| ≤ ‖A x − θ x‖² / gap for θ = xᵀA x, if no other eigenvalue than λ is nearer to θ than the gap.
 
-    The gap is the distance from θ to the enclosures of the other values and to where all other eigenvalues
-    are. So the bound holds ON THE CONDITION that the values stand for as many eigenvalues, one in each
-    enclosure, and that every other eigenvalue lies `elsewhere`: that none was missed. With a positive gap it
-    is far smaller than ‖A x − θ x‖, and never larger than it.
+    ON THE CONDITION that the eigenvalues of YᵀA Y lie `elsewhere`, where the columns of Y complete those of X
+    to an orthonormal basis: that no eigenvalue of A deflated by X is anywhere else. For then [X Y]ᵀA [X Y]
+    differs from diag(θ) and YᵀA Y, side by side, by what couples X and Y and by XᵀA X − diag(θ), both parts
+    of R = A X − X diag(θ); so by Weyl's theorem the eigenvalues of A are those of both, moved by 2 ‖R‖ at
+    most. The gap is the distance from θ to the other values and to `elsewhere`, less 2 √(‖r_1‖² + ... +
+    ‖r_k‖²). With a positive gap the bound is mostly far smaller than ‖A x − θ x‖, and never larger.
 
     Args:
         values: Rayleigh quotients θ (k,), on the CPU, float64.
         residual_norms: ‖A x − θ x‖ / ‖x‖ (k,), likewise.
-        elsewhere: Intervals (m, 2) that hold all eigenvalues that the values do not stand for, as `remainder`
-            gives them; (0, 2) if there are no others.
+        elsewhere: Intervals (m, 2) that hold the eigenvalues of A deflated by X, such as `remainder` gives;
+            (0, 2) if there are no others. One with its upper end far below its lower one is empty.
         rounding: A bound on the errors of the residual norms and of the Rayleigh quotients.
 
     Returns:
@@ -148,7 +137,7 @@ def gap_bounds(values: Tensor, residual_norms: Tensor, elsewhere: Tensor, roundi
         >>> import torch
         >>> theta, r = torch.tensor([[9.0, 8.0], [0.1, 0.2]], dtype=torch.float64)
         >>> gap_bounds(theta, r, torch.tensor([[-torch.inf, 3.5]], dtype=torch.float64))
-        tensor([0.0125, 0.0444], dtype=torch.float64)
+        tensor([0.0181, 0.0724], dtype=torch.float64)
     """
     norms = residual_norms + rounding
     gaps = _gaps(values, norms, elsewhere, rounding)
@@ -171,7 +160,7 @@ def eigenvector_bounds(
         >>> import torch
         >>> theta, r = torch.tensor([[9.0, 8.0], [0.1, 0.2]], dtype=torch.float64)
         >>> eigenvector_bounds(theta, r, torch.tensor([[-torch.inf, 3.5]], dtype=torch.float64))
-        tensor([0.1250, 0.2222], dtype=torch.float64)
+        tensor([0.1809, 0.3618], dtype=torch.float64)
     """
     norms = residual_norms + rounding
     gaps = _gaps(values, norms, elsewhere, rounding)
@@ -271,13 +260,14 @@ def _between(values: Tensor, which: Which) -> tuple[float, float]:
 
 
 def _gaps(values: Tensor, norms: Tensor, elsewhere: Tensor, rounding: float) -> Tensor:
-    """Distance (k,) from each value to the enclosures of the others and to what is elsewhere."""
-    taken = torch.cat([_intervals(values, norms), elsewhere])
+    """Distance (k,) from each value to where other eigenvalues may be."""
+    taken = torch.cat([_intervals(values, 0 * norms), elsewhere])
     theta = values.unsqueeze(1)
     distances = torch.maximum(taken[:, 0] - theta, theta - taken[:, 1])
     distances[:, : len(values)].fill_diagonal_(math.inf)
     # A single value that is all there is has an infinite gap.
-    return distances.min(dim=1).values - rounding if len(values) else values
+    moved = 2 * torch.linalg.vector_norm(norms) + rounding
+    return distances.min(dim=1).values - moved if len(values) else values
 
 
 def _exponent(n: int, probability: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,13 +14,12 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from hvplib.eigen.arpack import ARPACK, run_arpack
-from hvplib.eigen.bounds import enclosures, gap_bounds, remainder
-from hvplib.eigen.evidence import Evidence
+from hvplib.eigen.bounds import enclosures, gap_bounds
+from hvplib.eigen.evidence import Evidence, of_outcome
 from hvplib.eigen.generalized import mass_of, run_generalized
 from hvplib.eigen.lanczos import Problem, default_krylov_dim, run_lanczos
 from hvplib.eigen.lobpcg import LOBPCG, run_lobpcg
 from hvplib.eigen.methods import Dense, Lanczos, Method, method_of
-from hvplib.eigen.recomputed import floor
 from hvplib.eigen.result import EigenResult
 from hvplib.eigen.saved import Checkpoint, Saved
 from hvplib.eigen.whole_space import whole_space
@@ -140,7 +138,7 @@ def eigsh(
     outcome, evidence = call.run(settings)
     if outcome.status is Status.MAX_ITER and method is None and checkpoint is None and n <= _STORABLE:
         outcome, evidence = _joined((outcome, evidence), call.run(Dense()))
-    result = _result(outcome, evidence, which, operator, back=_back(A, v0))
+    result = _result(outcome, evidence, operator, back=_back(A, v0))
     if throw and not outcome.status.success and outcome.status not in _ASKED_FOR:
         raise ConvergenceError(_message(result), result)
     return result
@@ -221,7 +219,7 @@ class _Call:
             outcome = run_arpack(self.operator, self.k, self.which, settings, **common)
         else:
             outcome = whole_space(self.operator, self.k, self.which, None, self.rtol)
-        return outcome, _evidence(outcome, settings, self.operator)
+        return outcome, of_outcome(outcome, settings, self.which, whole=isinstance(settings, Dense))
 
 
 def _joined(
@@ -277,20 +275,6 @@ def _checkpoint(checkpoint: str | os.PathLike[str] | Checkpoint) -> Checkpoint:
     return checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
 
 
-def _evidence(outcome: EigenOutcome, settings: Method, operator: Operator) -> Evidence:
-    unknown = 0.0 if isinstance(settings, Dense) else math.nan
-    return Evidence(
-        method=settings,
-        by_purpose={
-            "iteration": outcome.num_matvecs - outcome.num_confirmations,
-            "confirmation": outcome.num_confirmations,
-        },
-        rounding=floor(operator.shape[0], operator.torch_dtype) * outcome.operator_norm,
-        miss_probability=unknown,
-        miss_resolution=unknown,
-    )
-
-
 def _back(A: Any, v0: Any) -> Callable[[Tensor], Any]:
     """What the result mirrors: v0 if there is one, else A."""
     mirrored = A if v0 is None else v0
@@ -303,17 +287,12 @@ def _back(A: Any, v0: Any) -> Callable[[Tensor], Any]:
 def _result(
     outcome: EigenOutcome,
     evidence: Evidence,
-    which: Which,
     operator: Operator,
     *,
     back: Callable[[Tensor], Any],
 ) -> EigenResult:
     values, norms = outcome.values, outcome.residual_norms
-    if values.numel():
-        elsewhere = remainder(values, which, evidence.others, evidence.other_norms)
-        gaps = gap_bounds(values, norms, elsewhere, evidence.rounding)
-    else:
-        gaps = norms
+    gaps = gap_bounds(values, norms, evidence.elsewhere, evidence.rounding) if values.numel() else norms
     return EigenResult(
         eigenvalues=back(values.to(operator.torch_dtype).to(operator.device)),
         eigenvectors=back(outcome.vectors),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hvplib.eigen.evidence import Evidence
+from hvplib.eigen.evidence import Evidence, anywhere, of_outcome
 from hvplib.eigen.lanczos import Problem, run_lanczos
 from hvplib.eigen.lobpcg import LOBPCG, run_lobpcg
 from hvplib.eigen.methods import Dense, Lanczos, Method
@@ -170,6 +170,7 @@ def _by_lanczos(
     if metric.root is None:
         # What is normal in the coordinates is not uniform in the metric.
         evidence = replace(evidence, miss_probability=math.nan, miss_resolution=math.nan)
+        evidence = replace(evidence, elsewhere=anywhere())
     return replace(outcome, num_mass_matvecs=spent.now()[1]), evidence
 
 
@@ -183,7 +184,7 @@ def _by_matrices(
         outcome = _measured(operator, metric_of(matrix), outcome, rtol, torch.Generator().manual_seed(0))
     if outcome.status is Status.CONVERGED and not bool(outcome.converged.all()):
         outcome = replace(outcome, status=Status.STAGNATED)
-    return _accounted(outcome, spent, settings, whole=True)
+    return _accounted(outcome, spent, settings, which, whole=True)
 
 
 def _by_lobpcg(
@@ -228,7 +229,7 @@ def _by_lobpcg(
         start = outcome.vectors
         ended = Status.STAGNATED  # unless the next round says something else
     outcome = replace(outcome, status=ended, num_iter=num_iter, history=torch.cat(history))
-    return _accounted(outcome, spent, settings, whole=False)
+    return _accounted(outcome, spent, settings, which, whole=False)
 
 
 def _measured(
@@ -258,7 +259,7 @@ def _tolerances(operator: Operator, outcome: EigenOutcome, rtol: float) -> Tenso
 
 
 def _accounted(
-    outcome: EigenOutcome, spent: Spent, settings: Method, *, whole: bool
+    outcome: EigenOutcome, spent: Spent, settings: Method, which: Which, *, whole: bool
 ) -> tuple[EigenOutcome, Evidence]:
     num_matvecs, num_mass_matvecs = spent.now()
     confirmed = outcome.num_confirmations + outcome.values.numel()
@@ -268,13 +269,4 @@ def _accounted(
         num_mass_matvecs=num_mass_matvecs,
         num_confirmations=confirmed,
     )
-    unknown = 0.0 if whole else math.nan
-    size, dtype = outcome.vectors.shape[0], outcome.vectors.dtype
-    evidence = Evidence(
-        method=settings,
-        by_purpose={"iteration": num_matvecs - confirmed, "confirmation": confirmed},
-        rounding=floor(size, dtype) * outcome.operator_norm,
-        miss_probability=unknown,
-        miss_resolution=unknown,
-    )
-    return outcome, evidence
+    return outcome, of_outcome(outcome, settings, which, whole=whole)

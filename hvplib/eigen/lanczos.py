@@ -258,8 +258,7 @@ def _evidence(search: Search, settings: Lanczos) -> Evidence:
     return Evidence(
         method=settings,
         by_purpose=dict(search.products.by_purpose),
-        others=search.others * unit,
-        other_norms=search.other_norms * unit,
+        elsewhere=search.elsewhere * unit,
         # What restarts add to the iteration's own estimates stays well below ten times the floor.
         rounding=(search.task.floor * norm * (1 if search.confirmed else 10) + search.factorization.asymmetry)
         * unit,

@@ -31,8 +31,11 @@ class EigenResult:
         converged: Which of them are within their tolerance (k,).
         enclosures: Intervals (k, 2), each of which contains an eigenvalue for certain, up to an allowance for
             rounding that is included: |λ − θ| ≤ ‖A x − θ x‖.
-        gap_bounds: Bounds (k,) on |λ − θ| from the distance to the other eigenvalues, usually far smaller;
-            NaN where no gap is known. They hold on the condition that no eigenvalue was missed.
+        gap_bounds: Bounds (k,) on |λ − θ|, usually far smaller: ‖A x − θ x‖² / gap, where no eigenvalue but λ
+            is nearer to θ than the gap (`bounds.gap_bounds`). Where the others are, only two methods know:
+            "dense", which sees all, and "lanczos" once its second start has come to its end, except with the
+            probability `Lanczos.miss_probability`. NaN elsewhere: in clusters, for k = 1 and where no second
+            start was made, and for "lobpcg" and "arpack".
         status: How the iteration ended.
         miss_probability: A bound on the probability that an eigenvalue was missed which lies beyond the last
             one wanted by `miss_resolution` or more; 0 if the whole space was searched, NaN if unknown.

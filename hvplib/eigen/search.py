@@ -66,7 +66,8 @@ class Search:
         status: How it ended; None as long as it has not.
         values, residual_norms: Of the locked pairs (l,), the best first, as confirmed.
         confirmed: Whether these norms are of products made for them.
-        others, other_norms: Ritz values that are not among these, and their residual norms.
+        elsewhere: Interval (1, 2) that holds all other eigenvalues of the deflated operator, but for the
+            probability asked for; (−∞, ∞) as long as no start has looked for them.
         miss_probability, miss_resolution: See `EigenResult`.
         history: Rows (num_matvecs, converged pairs, largest residual / tolerance).
     """
@@ -88,7 +89,7 @@ class Search:
         self.status: Status | None = None
         self.values = self.residual_norms = torch.zeros(0, dtype=torch.float64)
         self.miss_probability = self.miss_resolution = math.nan
-        self.others = self.other_norms = torch.zeros(0, dtype=torch.float64)
+        self.elsewhere = torch.tensor([[-math.inf, math.inf]], dtype=torch.float64)
         self.history: list[list[float]] = []
         self.num_iter = 0
         self._drawn = drawn
@@ -184,7 +185,6 @@ class Search:
             ritz = F.ritz()
             wanted = self.ends.wanted(ritz.values)
             found = self._recomputed(F.combine(ritz.vectors[:, wanted]), ritz.values[wanted])
-            self._note_others(ritz, wanted)
             F.restart(ritz.vectors[:, wanted])
             F.lock(len(wanted))
             self._keep(*found)
@@ -244,7 +244,6 @@ class Search:
         self._first = self._seen(ritz.values, ritz.residual_norms, self._uncut or F.num_steps)
         if F.width > 1:  # of a block, only the bound on what has not converged is proven
             self._first = [replace(end, residual_norm=math.inf) for end in self._first]
-        self._note_others(ritz, wanted)
         F.restart(ritz.vectors[:, wanted])
         F.basis.put(F.locked, X)
         F.lock(len(wanted))
@@ -292,7 +291,7 @@ class Search:
         if not worst <= 1:
             return self._end(Status.NON_FINITE if math.isnan(worst) else Status.STAGNATED)
         if F.locked == F.size:
-            return self._complete()
+            return self._complete(self.values[:0])
         _, marks, nexts = self._marks()
         if task.miss_probability is not None and self._is_open(nexts):
             return self._renew()
@@ -323,9 +322,11 @@ class Search:
             self._sort()
         return float((self.residual_norms / self.tolerances(self.values)).max())
 
-    def _complete(self) -> None:
-        """The basis spans the whole space."""
+    def _complete(self, others: Tensor) -> None:
+        """The basis spans the whole space: these (m,) are all other eigenvalues."""
         self.miss_probability = self.miss_resolution = 0.0
+        low, high = (float(others.min()), float(others.max())) if others.numel() else (math.inf, -math.inf)
+        self.elsewhere = torch.tensor([[low, high]], dtype=torch.float64)
         self._finish()
 
     def _renew(self) -> None:
@@ -347,9 +348,8 @@ class Search:
             if self._found:  # there may be more copies, which only another start shows
                 return self._renew()
             if F.width == 0:
-                return self._complete()
+                return self._complete(ritz.values)
             if self._surely_complete(ritz):
-                self._note_others(ritz, torch.zeros(0, dtype=torch.long))
                 return self._finish()
         if F.full:
             self._restart(ritz, *self._sought(ritz.values, beyond))
@@ -412,6 +412,7 @@ class Search:
         concerned = [trio for trio in zip(ends, marks, nexts, strict=True) if math.isfinite(trio[2])]
         if not self._drawn and not self._ends_shown(ends, marks):
             return False
+        self.elsewhere = self._bounded(ends)
         if not concerned:  # no start was random but this one: it says how far beyond the marks it would see
             self.miss_probability = task.miss_probability
             self.miss_resolution = resolution_of(ends, marks, task.miss_probability, scale=4 * F.norm)
@@ -423,6 +424,16 @@ class Search:
         return self.miss_probability <= task.miss_probability or all(
             e.residual_norm <= rounding for e, _, _ in concerned
         )
+
+    def _bounded(self, ends: list[End]) -> Tensor:
+        """The interval (1, 2) that holds all that this start might have shown, but for the probability."""
+        assert self.task.miss_probability is not None
+        interval = [-math.inf, math.inf]
+        for sign, end in zip(_signs(self.task.which, self.task.k), ends, strict=True):
+            allowed = self.task.miss_probability / len(ends)
+            beyond = resolution_of([end], [end.value], allowed, scale=4 * self.factorization.norm)
+            interval[1 if sign > 0 else 0] = sign * (end.value + beyond)
+        return torch.tensor([interval], dtype=torch.float64)
 
     def _ends_shown(self, ends: list[End], marks: list[float]) -> bool:
         """Whether this start has shown what there is: its outermost pair converged, or surely far inside."""
@@ -473,14 +484,9 @@ class Search:
             ends.append(End(F.size - F.locked, sorted_values[0], float(norms[first]), second, lowest, steps))
         return ends
 
-    def _note_others(self, ritz: Ritz, wanted: Tensor) -> None:
-        others = torch.ones(ritz.values.numel(), dtype=torch.bool)
-        others[wanted] = False
-        self.others, self.other_norms = ritz.values[others], ritz.residual_norms[others]
-
     # A search can be put away and taken up again.
 
-    _NUMBERS = ("values", "residual_norms", "others", "other_norms", "_values", "_norms", "_span")
+    _NUMBERS = ("values", "residual_norms", "elsewhere", "_values", "_norms", "_span")
     _PLAIN = (
         "miss_probability",
         "miss_resolution",

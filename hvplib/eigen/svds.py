@@ -15,7 +15,7 @@ from scipy.sparse import issparse
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
-from hvplib.eigen.bounds import enclosures, gap_bounds, remainder
+from hvplib.eigen.bounds import enclosures, gap_bounds
 from hvplib.eigen.eigsh import eigsh
 from hvplib.eigen.lanczos import default_krylov_dim
 from hvplib.eigen.methods import Dense, Lanczos, Method, method_of
@@ -307,7 +307,7 @@ def _result(
         residual_norms=triplets.norms.flip(1) if wide else triplets.norms,
         converged=converged,
         enclosures=enclosures(values, triplets.norms.amax(1), rounding).clamp(min=0),
-        gap_bounds=_gap_bounds(triplets),
+        gap_bounds=_gap_bounds(triplets, found.miss_resolution if status.success else math.nan),
         status=status,
         miss_probability=found.miss_probability,
         miss_resolution=found.miss_resolution,
@@ -329,12 +329,14 @@ def _judged(found: _Found, converged: bool) -> tuple[Status, str]:
     return status, found.note
 
 
-def _gap_bounds(triplets: Triplets) -> Tensor:
-    """By the eigenvalues of [[0, B], [Bᵀ, 0]]: ±σ and 0, all of them at most the last σ but those found."""
+def _gap_bounds(triplets: Triplets, resolution: float) -> Tensor:
+    """By the eigenvalues ±σ and 0 of [[0, B], [Bᵀ, 0]]; so much beyond the last σ, none was missed."""
     values = triplets.values
     if not values.numel():
         return values
-    return gap_bounds(values, triplets.mean_norms, remainder(values, "LA"), triplets.rounding)
+    beyond = math.inf if math.isnan(resolution) else float(values[-1]) + resolution
+    elsewhere = torch.tensor([[-math.inf, beyond]], dtype=torch.float64)
+    return gap_bounds(values, triplets.mean_norms, elsewhere, triplets.rounding)
 
 
 def _message(result: SingularResult) -> str:

@@ -29,7 +29,8 @@ class SingularResult:
         enclosures: Intervals (k, 2), each of which contains a singular value for certain, up to an allowance
             for rounding that is included: |σ_A − σ| ≤ max(‖A v − σ u‖, ‖Aᵀ u − σ v‖).
         gap_bounds: Bounds (k,) on |σ_A − σ| from the distance to the other singular values, usually far
-            smaller; NaN where no gap is known. They hold on the condition that none was missed.
+            smaller. They hold where none was missed that is larger than the last by `miss_resolution`,
+            so except with the `miss_probability`; NaN where no gap is known.
         status: How the iteration ended.
         miss_probability: A bound on the probability that a singular value was missed which is larger than
             the last one by `miss_resolution` or more; 0 if the whole matrix was formed, NaN if unknown.

@@ -63,10 +63,9 @@ class Instance:
         self.rng = rng
 
     def rest(self) -> Tensor:
-        """The eigenvalues that were not chosen, each an interval by itself: a condition that is true."""
-        others = torch.ones(len(self.spectrum), dtype=torch.bool)
-        others[self.chosen] = False
-        return self.spectrum[others].unsqueeze(1).expand(-1, 2)
+        """The eigenvalues of the deflated matrix, each an interval by itself: a condition that is true."""
+        Y = torch.linalg.qr(self.X, mode="complete").Q[:, len(self.theta) :]
+        return torch.linalg.eigvalsh(Y.mT @ self.A @ Y).unsqueeze(1).expand(-1, 2)
 
 
 def instances(count: int) -> Iterator[Instance]:
@@ -86,12 +85,6 @@ def matched(intervals: Tensor, numbers: Tensor) -> bool:
             return False
         left.remove(inside[0])
     return True
-
-
-def stands_for_one_each(one: Instance) -> bool:
-    """The condition of bounds by gaps: the i-th enclosure holds the i-th eigenvalue that was chosen."""
-    intervals = enclosures(one.theta, one.norms, one.rounding)
-    return bool(within(intervals, one.spectrum[one.chosen]).diagonal().all())
 
 
 # ------------------------------------------------------------------------------------------------ enclosures
@@ -197,10 +190,8 @@ def test_no_pairs_have_no_enclosures() -> None:
 def test_bounds_by_gaps_hold_where_their_condition_does() -> None:
     known = sharper = 0
     for one in instances(4000):
-        if not stands_for_one_each(one):
-            continue
         found = gap_bounds(one.theta, one.norms, one.rest(), one.rounding)
-        errors = (one.spectrum[one.chosen] - one.theta).abs()
+        errors = (one.spectrum.unsqueeze(1) - one.theta).abs().amin(0)
         held = ~(errors > found)  # NaN claims nothing
         assert held.all(), (errors, found)
         known += int(found.isfinite().sum())
@@ -211,10 +202,8 @@ def test_bounds_by_gaps_hold_where_their_condition_does() -> None:
 def test_bounds_of_eigenvectors_hold_where_their_condition_does() -> None:
     known = 0
     for one in instances(4000):
-        if not stands_for_one_each(one):
-            continue
         found = eigenvector_bounds(one.theta, one.norms, one.rest(), one.rounding)
-        v = one.eigenvectors[:, one.chosen]
+        v = one.eigenvectors[:, (one.spectrum.unsqueeze(1) - one.theta).abs().argmin(0)]
         sines = torch.linalg.vector_norm(one.X - v * (v * one.X).sum(0), dim=0)
         held = ~(sines > found + ROUNDING)
         assert held.all(), (sines, found)
@@ -226,28 +215,29 @@ def test_bounds_by_gaps_are_sharp_to_second_order() -> None:
     """In two dimensions with x = (cos φ, sin φ) and gap g: λ − θ = g sin² φ, r = g sin φ cos φ."""
     phi, g = 1e-3, 2.0
     theta, norm = tensor(g * math.sin(phi) ** 2), tensor(g * math.sin(phi) * math.cos(phi))
-    elsewhere = tensor([g, g])
-    torch.testing.assert_close(gap_bounds(theta, norm, elsewhere), theta, rtol=1e-5, atol=0)
+    elsewhere = tensor([g, g]) * math.cos(phi) ** 2
+    torch.testing.assert_close(gap_bounds(theta, norm, elsewhere), theta, rtol=3 * phi, atol=0)
     found = eigenvector_bounds(theta, norm, elsewhere)
-    torch.testing.assert_close(found, tensor(math.sin(phi)), rtol=1e-5, atol=0)
+    torch.testing.assert_close(found, tensor(math.sin(phi)), rtol=3 * phi, atol=0)
 
 
-def test_gap_is_to_the_enclosure_of_the_neighbour() -> None:
+def test_gap_is_to_where_neighbours_may_be() -> None:
     theta, norms = tensor(10.0, 8.0), tensor(0.1, 0.5)
+    gap = 2 - 2 * math.hypot(0.1, 0.5)
     found = gap_bounds(theta, norms, tensor([-INF, 5.0]))
-    torch.testing.assert_close(found, tensor(0.01 / 1.5, 0.25 / 1.9))
+    torch.testing.assert_close(found, tensor(0.01 / gap, 0.25 / gap))
     found = eigenvector_bounds(theta, norms, tensor([-INF, 5.0]))
-    torch.testing.assert_close(found, tensor(0.1 / 1.5, 0.5 / 1.9))
+    torch.testing.assert_close(found, tensor(0.1 / gap, 0.5 / gap))
 
 
 def test_rounding_is_added_to_residuals_and_quotients_and_taken_from_gaps() -> None:
     found = gap_bounds(tensor(10.0), tensor(0.1), tensor([-INF, 8.0]), rounding=0.01)
-    torch.testing.assert_close(found, tensor(0.11**2 / 1.99 + 0.01))
+    torch.testing.assert_close(found, tensor(0.11**2 / (2 - 2 * 0.11 - 0.01) + 0.01))
 
 
 def test_bound_by_a_gap_is_never_worse_than_the_residual() -> None:
-    torch.testing.assert_close(gap_bounds(tensor(1.0), tensor(0.5), tensor([1.1, INF])), tensor(0.5))
-    torch.testing.assert_close(eigenvector_bounds(tensor(1.0), tensor(0.5), tensor([1.1, INF])), tensor(1.0))
+    torch.testing.assert_close(gap_bounds(tensor(1.0), tensor(0.5), tensor([2.1, INF])), tensor(0.5))
+    torch.testing.assert_close(eigenvector_bounds(tensor(1.0), tensor(0.5), tensor([2.1, INF])), tensor(1.0))
 
 
 def test_nothing_is_known_within_a_cluster() -> None:
@@ -274,26 +264,10 @@ def test_the_only_eigenvalue_has_an_infinite_gap() -> None:
 
 @pytest.mark.parametrize(
     ("which", "expected"),
-    [("LA", [-INF, 4.5]), ("SA", [-7.25, INF]), ("LM", [-7.25, 7.25]), ("BE", [-7.25, 4.5])],
-)
-def test_the_rest_is_where_other_ritz_values_say(which: Which, expected: list[float]) -> None:
-    others, norms = tensor(4.0, -7.0, 1.0), tensor(0.5, 0.25, 0.0)
-    assert remainder(tensor(9.0), which, others, norms).tolist() == [expected]
-
-
-def test_the_rest_in_magnitude_is_bounded_by_the_larger_end() -> None:
-    assert remainder(tensor(9.0), "LM", tensor(4.0, -2.0), tensor(0.5, 0.25)).tolist() == [[-4.5, 4.5]]
-
-
-@pytest.mark.parametrize(
-    ("which", "expected"),
     [("LA", [-INF, -6.0]), ("SA", [9.0, INF]), ("LM", [-4.0, 4.0]), ("BE", [-6.0, 4.0])],
 )
-@pytest.mark.parametrize("nothing", [None, torch.zeros(0, dtype=F64)])
-def test_without_others_the_rest_is_beyond_the_wanted(
-    which: Which, expected: list[float], nothing: Tensor | None
-) -> None:
-    assert remainder(tensor(4.0, -6.0, 9.0), which, nothing, nothing).tolist() == [expected]
+def test_the_rest_is_beyond_the_wanted(which: Which, expected: list[float]) -> None:
+    assert remainder(tensor(4.0, -6.0, 9.0), which).tolist() == [expected]
 
 
 def test_of_one_value_at_both_ends_the_rest_is_below() -> None:
@@ -304,12 +278,6 @@ def test_without_others_the_last_pair_has_no_bound() -> None:
     theta, norms = tensor(9.0, 8.0, 7.0), torch.full((3,), 0.1, dtype=F64)
     found = gap_bounds(theta, norms, remainder(theta, "LA"))
     assert found.isnan().tolist() == [False, False, True]
-
-
-@pytest.mark.parametrize("others", [(NAN, 1.0), (1.0, NAN)])
-def test_an_unknown_other_may_be_anywhere(others: tuple[float, float]) -> None:
-    value, norm = others
-    assert remainder(tensor(9.0), "LA", tensor(value), tensor(norm)).tolist() == [[-INF, INF]]
 
 
 # -------------------------------------------------------------------------------------- probability of a miss

@@ -99,6 +99,42 @@ def test_a_start_that_was_given_says_nothing_of_what_it_does_not_contain() -> No
     assert result.matvecs["missed members"] > 0 and result.miss_probability <= 1e-3
 
 
+# Bounds by gaps: only where a start was made that would have shown the others.
+
+
+def test_gap_bounds_rest_on_the_second_start() -> None:
+    values = torch.cat([torch.linspace(0, 1, 195), torch.tensor([3.0, 3.0, 4.0, 6.0, 9.0])]).double()
+    result = found(values, 5, "LA")
+    # Of the last pair too: the second start has shown how far below the others are. Not of the double one.
+    assert result.gap_bounds.isnan().tolist() == [False, False, False, True, True]
+    assert result.gap_bounds[:3].max() < 1e-11
+    exact = torch.tensor([9.0, 6.0, 4.0], dtype=F64)
+    assert ((result.eigenvalues[:3] - exact).abs() <= result.gap_bounds[:3]).all()
+    blind = found(values[[*range(196), 197, 198, 199]], 4, "LA", method=Lanczos(miss_probability=None))
+    assert blind.gap_bounds.isnan().all()
+
+
+def test_gap_bound_of_the_last_pair_is_by_what_the_second_start_has_shown() -> None:
+    values = torch.cat([torch.linspace(0, 1, 198), torch.tensor([3.0, 4.0])]).double()
+    for which, sign in (("LA", 1), ("SA", -1), ("LM", 1), ("LM", -1)):
+        result = found(sign * values, 2, which)
+        assert bool((result.gap_bounds <= 1e-11).all()), which
+        exact = sign * torch.tensor([4.0, 3.0], dtype=F64)
+        assert bool(((result.eigenvalues - exact).abs() <= result.gap_bounds).all())
+
+
+@pytest.mark.parametrize("width", [1e-8, 1e-10, 1e-13])
+def test_a_single_pair_of_a_cluster_has_no_gap_bound(width: float) -> None:
+    # Its vector is a mixture of the cluster, whose other members one Krylov space does not show.
+    values = torch.cat([torch.linspace(-0.5, 0.5, 120), 1 - width * torch.arange(6) / 6]).double()
+    assert found(values, 1, "LA").gap_bounds.isnan().all()
+
+
+@pytest.mark.parametrize("method", ["arpack", "lobpcg"])
+def test_methods_that_look_for_nothing_missed_know_no_gap(method: str) -> None:
+    assert eigsh(with_spectrum(EASY), 3, method=method).gap_bounds.isnan().all()
+
+
 # From a start nearby.
 
 

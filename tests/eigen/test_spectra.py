@@ -99,6 +99,9 @@ CLOSE = [
     ("cluster at the bottom", 20),
     ("cluster at the bottom", 33),
     ("zero 30 times", 30),
+    ("cluster at the top", 1082),  # one pair of a cluster: its gap bound once was false
+    ("cluster below the tolerance", 11),
+    ("cluster below the tolerance", 1008),
 ]
 
 
