@@ -11,6 +11,7 @@ import torch
 from scipy.optimize import OptimizeResult
 from torch import Tensor
 
+from hvplib.errors import DerivativeError
 from hvplib.interrupt import Interrupt
 from hvplib.operators.curvature import HessianOperator
 from hvplib.optim.build import built
@@ -49,7 +50,7 @@ def minimize(
 ) -> OptimizeResult:
     """x with ∇f(x) = 0 and ∇²f(x) ≥ 0, from the value, the gradient and products with the Hessian.
 
-    x is taken for stationary if max |∇f_i| ≤ gtol max(1, |f|). Then curvature is asked for: of at most 64
+    x is taken for stationary if max |∇f_i| ≤ gtol. Then curvature is asked for: of at most 64
     unknowns by the whole Hessian, of more by Lanczos from a random start, `check_matvecs` products at most.
     Where it is negative, f is lowered along the direction found and the iteration goes on. Where it is
     positive, also at twice the distance at which the minimum must lie, the certificate is "minimum". Where
@@ -118,7 +119,7 @@ def minimize(
     primals, back = started(x0)
     with Interrupt() as interrupt:
         # The objective's first point is alone in holding the operator, so that it can be let go of.
-        objective = Objective(HessianOperator(func, primals, data, **options), limits, interrupt)
+        objective = Objective(_differentiated(func, primals, data, options), limits, interrupt)
         random = _random(objective.start.x, generator)
         unravel = partial(_unraveled, objective, back)
         precondition = preconditioning(preconditioner, objective, unravel)
@@ -156,6 +157,19 @@ def _check(
         raise ValueError(f"check_matvecs must be a positive integer, got {check_matvecs!r}")
     if not 0 < miss_probability < 1:
         raise ValueError(f"miss_probability must lie between 0 and 1, got {miss_probability!r}")
+
+
+def _differentiated(
+    func: Callable[..., Any], primals: Any, data: Iterable[Any] | None, options: dict[str, Any]
+) -> HessianOperator:
+    """∇²f(x0), verified, unless there is nothing to verify: f or its gradient is not finite."""
+    try:
+        return HessianOperator(func, primals, data, **options)
+    except DerivativeError:
+        unverified = HessianOperator(func, primals, data, **{**options, "verify": False})
+        if bool(unverified.value.isfinite() & unverified.flat_gradient.isfinite().all()):
+            raise
+        return unverified
 
 
 def _random(like: Tensor, generator: torch.Generator | int | None) -> Callable[[int], Tensor]:

@@ -49,7 +49,7 @@ class Tolerances:
     """When a point is taken for stationary, and when a step for too small.
 
     Attributes:
-        gtol: max |∇f_i| ≤ gtol max(1, |f|).
+        gtol: max |∇f_i| ≤ gtol is stationary.
         ftol: f(x_k) − f(x_k+1) ≤ ftol max(1, |f|) ends the iteration; 0 never does.
     """
 
@@ -58,7 +58,7 @@ class Tolerances:
 
     def stationary(self, point: Point) -> bool:
         """Whether the gradient is within the tolerance."""
-        return point.gradient_norm <= self.gtol * max(1.0, abs(point.value))
+        return point.gradient_norm <= self.gtol
 
     def small(self, before: Point, after: Point) -> bool:
         """Whether f hardly fell."""
