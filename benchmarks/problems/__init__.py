@@ -3,6 +3,7 @@
 * `models`: functions with their data and models, in float32, for products and their times.
 * `classical` (`small`, `large`): textbook functions with known minima, in float64, for minimisers.
 * `nist`: regressions with certified parameters and standard deviations.
+* `real`, `physics`: statistics and learning on real data, physics-informed networks, clusters of atoms.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from benchmarks.problems.models import (
     tiny,
 )
 from benchmarks.problems.nist import NIST, Regression
+from benchmarks.problems.real import REAL
 
 __all__ = [
     "CLASSICAL",
@@ -39,6 +41,7 @@ __all__ = [
     "GPT",
     "NIST",
     "PROBLEMS",
+    "REAL",
     "Attention",
     "Block",
     "MeanSquare",
