@@ -34,7 +34,7 @@ def minimize(
     x0: Any,
     data: Iterable[Any] | None = None,
     *,
-    method: Method | str = "auto",
+    method: Method | str = "trust-ncg",
     gtol: float | None = None,
     ftol: float = 0.0,
     max_iter: int = 2000,
