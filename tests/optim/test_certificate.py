@@ -128,7 +128,7 @@ def test_probe_is_not_misled_by_what_is_left_of_the_gradient(start: float) -> No
 
 
 def test_probe_survives_infinities() -> None:
-    problem = objective(lambda x: torch.where(x.abs() < 1e-4, 0 * x, (x / 0).abs()).sum(), 0.0)
+    problem = objective(lambda x: 0 * torch.log(1e-8 - x**2).sum(), 0.0)
     assert probe(problem, problem.start, along(torch.ones(1, 1, dtype=F64), 0.0)) is None
 
 
