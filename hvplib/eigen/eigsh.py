@@ -292,7 +292,11 @@ def _result(
     back: Callable[[Tensor], Any],
 ) -> EigenResult:
     values, norms = outcome.values, outcome.residual_norms
-    gaps = gap_bounds(values, norms, evidence.elsewhere, evidence.rounding) if values.numel() else norms
+    gaps = (
+        gap_bounds(values, norms, evidence.certainty.elsewhere, evidence.rounding)
+        if values.numel()
+        else norms
+    )
     return EigenResult(
         eigenvalues=back(values.to(operator.torch_dtype).to(operator.device)),
         eigenvectors=back(outcome.vectors),
@@ -301,8 +305,8 @@ def _result(
         enclosures=enclosures(values, norms, evidence.rounding),
         gap_bounds=gaps,
         status=outcome.status,
-        miss_probability=evidence.miss_probability,
-        miss_resolution=evidence.miss_resolution,
+        miss_probability=evidence.certainty.miss_probability,
+        miss_resolution=evidence.certainty.miss_resolution,
         confirmed=outcome.confirmed,
         num_matvecs=outcome.num_matvecs,
         matvecs=evidence.by_purpose,

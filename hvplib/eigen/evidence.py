@@ -7,20 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from hvplib.eigen.bounds import remainder
+from hvplib.eigen.certainty import Certainty, of_whole_space
 from hvplib.eigen.recomputed import floor
 from hvplib.krylov.eigen_outcome import EigenOutcome
 from hvplib.krylov.ends import Which
 
-__all__ = ["Evidence", "anywhere", "of_outcome"]
-
-
-def anywhere() -> Tensor:
-    """The interval of all numbers: of where eigenvalues are, nothing is known."""
-    return torch.tensor([[-math.inf, math.inf]], dtype=torch.float64)
+__all__ = ["Evidence", "of_outcome"]
 
 
 @dataclass(frozen=True)
@@ -31,18 +24,15 @@ class Evidence:
         method: The settings used, with what they left open filled in.
         by_purpose: Products by what they were made for.
         rounding: Bound on the errors of residual norms and Rayleigh quotients.
-        elsewhere: Interval (1, 2) that holds all eigenvalues but those that the pairs stand for; empty where
-            its upper end is below its lower one, (−∞, ∞) where nothing is known.
-        asymmetry, miss_probability, miss_resolution: See `EigenResult`.
+        certainty: How sure it is that no pair is missing.
+        asymmetry: See `EigenResult`.
     """
 
     method: Any
     by_purpose: Mapping[str, int]
     rounding: float
-    elsewhere: Tensor = field(default_factory=anywhere)
+    certainty: Certainty = field(default_factory=Certainty)
     asymmetry: float = math.nan
-    miss_probability: float = math.nan
-    miss_resolution: float = math.nan
 
 
 def of_outcome(outcome: EigenOutcome, settings: Any, which: Which, *, whole: bool) -> Evidence:
@@ -55,10 +45,9 @@ def of_outcome(outcome: EigenOutcome, settings: Any, which: Which, *, whole: boo
         whole: Whether the matrix was diagonalised, so that nothing can be missed.
     """
     size, found = outcome.vectors.shape[0], outcome.values
-    elsewhere = anywhere()
+    certainty = Certainty()
     if whole and found.numel():
-        elsewhere = remainder(found, which) if found.numel() < size else -anywhere()
-    unknown = 0.0 if whole else math.nan
+        certainty = of_whole_space(remainder(found, which)[0] if found.numel() < size else found[:0])
     return Evidence(
         method=settings,
         by_purpose={
@@ -66,7 +55,5 @@ def of_outcome(outcome: EigenOutcome, settings: Any, which: Which, *, whole: boo
             "confirmation": outcome.num_confirmations,
         },
         rounding=floor(size, outcome.vectors.dtype) * outcome.operator_norm,
-        elsewhere=elsewhere,
-        miss_probability=unknown,
-        miss_resolution=unknown,
+        certainty=certainty,
     )

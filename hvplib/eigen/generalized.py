@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hvplib.eigen.evidence import Evidence, anywhere, of_outcome
+from hvplib.eigen.certainty import Certainty
+from hvplib.eigen.evidence import Evidence, of_outcome
 from hvplib.eigen.lanczos import Problem, run_lanczos
 from hvplib.eigen.lobpcg import LOBPCG, run_lobpcg
 from hvplib.eigen.methods import Dense, Lanczos, Method
@@ -169,8 +170,7 @@ def _by_lanczos(
     )
     if metric.root is None:
         # What is normal in the coordinates is not uniform in the metric.
-        evidence = replace(evidence, miss_probability=math.nan, miss_resolution=math.nan)
-        evidence = replace(evidence, elsewhere=anywhere())
+        evidence = replace(evidence, certainty=Certainty())
     return replace(outcome, num_mass_matvecs=spent.now()[1]), evidence
 
 

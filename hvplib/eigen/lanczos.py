@@ -20,7 +20,8 @@ from hvplib.eigen.methods import Lanczos
 from hvplib.eigen.products import Products
 from hvplib.eigen.recomputed import floor
 from hvplib.eigen.saved import Saved
-from hvplib.eigen.search import Search, Task
+from hvplib.eigen.search import Search
+from hvplib.eigen.task import Task
 from hvplib.krylov.eigen_outcome import EigenOutcome
 from hvplib.krylov.ends import Which
 from hvplib.krylov.inner import EUCLIDEAN, Inner
@@ -227,9 +228,9 @@ def _limit(settings: Lanczos, problem: Problem) -> int:
 def _outcome(search: Search, status: Status) -> EigenOutcome:
     values, vectors, norms = search.pairs()
     unit = search.products.unit or 1.0
-    confirmed = search.confirmed
+    confirmed = search.locked.confirmed
     complete = values.numel() == search.task.k
-    converged = (norms <= search.tolerances(values)) & confirmed
+    converged = (norms <= search.locked.tolerances(values)) & confirmed
     if status is Status.MAX_ITER and search.asymmetry > max(search.task.rtol, 100 * search.task.floor):
         status = Status.NOT_SYMMETRIC
     note = ""
@@ -254,15 +255,13 @@ def _outcome(search: Search, status: Status) -> EigenOutcome:
 
 def _evidence(search: Search, settings: Lanczos) -> Evidence:
     unit = search.products.unit or 1.0
-    norm = search.factorization.norm
+    # What restarts add to the iteration's own estimates stays well below ten times the floor.
+    floors = 1 if search.locked.confirmed else 10
+    norm, asymmetry = search.factorization.norm, search.factorization.asymmetry
     return Evidence(
         method=settings,
         by_purpose=dict(search.products.by_purpose),
-        elsewhere=search.elsewhere * unit,
-        # What restarts add to the iteration's own estimates stays well below ten times the floor.
-        rounding=(search.task.floor * norm * (1 if search.confirmed else 10) + search.factorization.asymmetry)
-        * unit,
+        rounding=(search.task.floor * norm * floors + asymmetry) * unit,
+        certainty=search.certainty.times(unit),
         asymmetry=search.asymmetry,
-        miss_probability=search.miss_probability,
-        miss_resolution=search.miss_resolution * unit,
     )
