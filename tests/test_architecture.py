@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "hvplib"
 # Layer of each room (a module or a folder directly under hvplib/).  A room may import rooms of lower layers.
 LAYERS = {
     "errors": 0,
+    "interrupt": 0,
     "results": 0,
     "space": 1,
     "ad": 1,

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from torch import Tensor
 
 from hvplib.optim.evaluation import Objective, Point
-from hvplib.optim.methods import Method, TrustNCG, TrustRegionMethod
+from hvplib.optim.exact import Exact, check_storable
+from hvplib.optim.methods import Method, TrustExact, TrustNCG, TrustRegionMethod
 from hvplib.optim.preconditioning import Preconditioning
 from hvplib.optim.run import Advance
 from hvplib.optim.steihaug import Steihaug
@@ -20,6 +21,8 @@ Random = Callable[[int], Tensor]
 
 def built(settings: Method, objective: Objective, precondition: Preconditioning, random: Random) -> Advance:
     """What makes the steps of this method."""
+    if isinstance(settings, TrustExact):
+        check_storable(objective.space.size)
     if isinstance(settings, TrustRegionMethod):
         return TrustRegion(objective, settings, _subproblem(settings, precondition, random))
     raise TypeError(f"no way is known to run {settings!r}")
@@ -28,6 +31,8 @@ def built(settings: Method, objective: Objective, precondition: Preconditioning,
 def _subproblem(
     settings: TrustRegionMethod, precondition: Preconditioning, random: Random
 ) -> Callable[[Point, float], Space]:
+    if isinstance(settings, TrustExact):
+        return lambda point, rtol: Exact(point)
     assert isinstance(settings, TrustNCG)
 
     def steihaug(point: Point, rtol: float) -> Space:

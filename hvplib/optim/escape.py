@@ -61,13 +61,13 @@ def probe(objective: Objective, point: Point, curvature: Curvature) -> tuple[Poi
 
 
 def curvature_persists(objective: Objective, point: Point, curvature: Curvature) -> bool:
-    """Whether curvature along d is at least θ/2 at x ± r d too, r = 2 ‖∇f‖ / θ.
+    """Whether curvature along d at x ± r d, r = 2 ‖∇f‖ / θ, is that at x to within θ/2.
 
-    If ∇²f ≥ θ in a ball of radius ‖∇f‖ / θ around x, there is a minimum in it, and only one. Where curvature
-    fades that near, as that of x³ or x⁴ does near zero, x is on the way to a degenerate point. Spends two
-    points and two products.
+    If ∇²f ≥ θ/2 in a ball of radius r around x, there is a minimum in it, and only one. Where curvature
+    changes by more than half of itself that near, as that of x³ or x⁴ does near zero, x may be on the way to
+    a degenerate point. Spends two points and two products.
 
-    Source: the idea of L. V. Kantorovich's theorem on Newton's method (1948).
+    Source: the idea of L. V. Kantorovich's theorem on Newton's method (1948), along one direction.
     """
     radius = 2 * float(point.gradient.norm()) / curvature.value
     if radius <= point.eps * float(point.x.norm()):
@@ -75,7 +75,7 @@ def curvature_persists(objective: Objective, point: Point, curvature: Curvature)
     for step in _both_ways(point, curvature.direction, radius):
         trial = objective.at(point.x + step[:, 0])
         d = curvature.direction
-        if not float((d * trial.hvp(d)).sum()) >= curvature.value / 2:
+        if not abs(float((d * trial.hvp(d)).sum()) - curvature.value) <= curvature.value / 2:
             return False
     return True
 

@@ -69,7 +69,8 @@ class Point:
             Ended: They are more than are left, time is up, or Ctrl-C came.
         """
         self._objective.spend(V.shape[1])
-        return self.operator @ V
+        product: Tensor = self.operator @ V
+        return product
 
 
 class Objective:

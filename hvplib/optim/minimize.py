@@ -18,7 +18,7 @@ from hvplib.optim.build import built
 from hvplib.optim.certificate import least_curvature
 from hvplib.optim.ending import Ending
 from hvplib.optim.evaluation import Limits, Objective, Point
-from hvplib.optim.methods import Method, method_of
+from hvplib.optim.methods import Method, TrustExact, method_of
 from hvplib.optim.preconditioning import preconditioning
 from hvplib.optim.run import Iterate, Run, Tolerances
 from hvplib.optim.start import started
@@ -122,6 +122,7 @@ def minimize(
         objective = Objective(_differentiated(func, primals, data, options), limits, interrupt)
         random = _random(objective.start.x, generator)
         unravel = partial(_unraveled, objective, back)
+        _check_preconditioner(preconditioner, settings)
         precondition = preconditioning(preconditioner, objective, unravel)
         run = Run(
             objective=objective,
@@ -170,6 +171,14 @@ def _differentiated(
         if bool(unverified.value.isfinite() & unverified.flat_gradient.isfinite().all()):
             raise
         return unverified
+
+
+def _check_preconditioner(preconditioner: Any, settings: Method) -> None:
+    if preconditioner is not None and isinstance(settings, TrustExact):
+        raise ValueError(
+            "preconditioner is of no use to method='trust-exact', which solves with the Hessian itself; "
+            "leave it out, or choose another method"
+        )
 
 
 def _random(like: Tensor, generator: torch.Generator | int | None) -> Callable[[int], Tensor]:

@@ -138,6 +138,7 @@ def test_probe_survives_infinities() -> None:
         (lambda x: (x**2 + x**4).sum(), 1e-7, True),
         (lambda x: (x**4).sum(), 5e-3, False),
         (lambda x: (x**3).sum(), 5e-4, False),
+        (lambda x: (x**4).sum() + 5e-7 * x.sum(), 2e-3, False),
         (lambda x: (x**2).sum(), 0.0, True),
     ],
 )
