@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from hvplib.ad.differences import compare_value
+from hvplib.ad.differences import compare_value, ladder
 from hvplib.ad.linearization import DOUBLE_BACKWARD, FORWARD, Linearization, first_line, pushed_forward
 from hvplib.ad.objective import Objective
 from hvplib.ad.report import Attempt, Check
 from hvplib.ad.select import is_missing_derivative, refuse_cut_off
 from hvplib.ad.strategies import Outcome
-from hvplib.ad.vectors import entry_size, norm
+from hvplib.ad.vectors import entry_size, moved, norm
 from hvplib.ad.verify import agreement, probes, repeatability, symmetry
 from hvplib.errors import DerivativeError
 
@@ -117,11 +117,26 @@ class _Proof:
             with self.objective.session():
                 evaluate = self.projection.frozen(self.primals)
                 check = compare_value(evaluate, self.primals, self.v, pulled, self.precision)
+                if check.passed is False and self._kinked(evaluate):
+                    check = replace(check, passed=None, detail="func has a kink here")
             return replace(check, name=_NAME)
         except IndexError:
             return Check(_NAME, math.inf, 0.0, None, "func takes another path nearby")
         finally:
             self.projection.stops.forget()
+
+    def _kinked(self, evaluate: Callable[[Sequence[Tensor]], Tensor]) -> bool:
+        """Whether the slopes of ⟨u, r⟩ to both sides along v stay apart as the step gets shorter."""
+        coarse, fine = list(ladder(self.primals, self.v, self.precision))[-2:]
+        apart = []
+        for step in (coarse, fine):
+            behind, here, ahead = (
+                float(evaluate(moved(self.primals, self.v, k * step)).detach()) for k in (-1, 0, 1)
+            )
+            apart.append(abs(ahead - 2 * here + behind) / step)
+        size = norm([self.linearization.value]) * norm([self.u])
+        rounding = 4 * torch.finfo(self.precision).eps * size / fine
+        return apart[1] > 0.5 * apart[0] and apart[1] > 10 * rounding
 
     def _forward(self) -> Tensor | Exception:
         """J v by dual numbers, the second of two calls; the exception where torch has no formula."""

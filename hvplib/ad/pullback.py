@@ -58,6 +58,8 @@ class Pullback:
             with torch.inference_mode(False):
                 return self.block([ordinary(u) for u in cotangents])
         width = cotangents[0].shape[0]
+        if not self._outputs:
+            return [x.new_zeros((width, *x.shape)) for x in self._inputs]
         if width > 1 and self._batched is not False and (batched := self._try_batched(cotangents)):
             return batched
         single = [self([u[j] for u in cotangents]) for j in range(width)]

@@ -15,6 +15,11 @@ from hvplib.optim.squares import Fit
 
 __all__ = ["FitRun", "Orthogonality", "measured_noise", "scaled_curvature"]
 
+_NOWHERE = (Ending.STAGNATED, Ending.NOT_SMOOTH)
+# How far an unknown has gone, relative to where it started, that is said to have run off.
+_FAR = 10.0
+# What is measured may be so many times what x alone makes of r, and still be called rounding.
+_NOISIEST = 1e4
 # Roundings in r that x itself makes, |J| |x| eps each.
 _ROUNDINGS = 10.0
 
@@ -48,31 +53,57 @@ class Orthogonality(Tolerances):
 class FitRun(Run):
     """The loop for least squares: it knows that ½‖r‖² cannot fall below zero."""
 
-    def to_end(self) -> Ending:
-        """Make steps until one of the ends is reached; what looks like stagnation is held against rounding.
+    @property
+    def fit(self) -> Fit:
+        """The accounts."""
+        assert isinstance(self.objective, Fit)
+        return self.objective
 
-        r may be orthogonal to the columns of J as far as its own rounding errors let it, and still not within
-        gtol. These are measured where no step gets further, and the point is judged by them once more.
+    def to_end(self) -> Ending:
+        """Make steps until one of the ends is reached; what looks like stagnation is looked at more closely.
+
+        r may be orthogonal to the columns of J as far as its own rounding errors let it, and not within gtol.
+        These are measured where no step gets further. Or a column of J vanishes there, so that no angle with
+        it can be told: then it is compared with its largest size so far, and the point must be a minimum by
+        its curvature.
         """
         ending = super().to_end()
-        if ending not in (Ending.STAGNATED, Ending.NOT_SMOOTH):
+        if ending not in _NOWHERE:
             return ending
-        assert isinstance(self.tolerances, Orthogonality)
-        fit = self.tolerances.fit
         try:
-            fit.hidden = measured_noise(fit, self.point)
+            self.fit.hidden = measured_noise(self.fit, self.point)
+            if self.tolerances.stationary(self.point):
+                return super().to_end()
+            self.fit.lenient = True
+            if not self.tolerances.stationary(self.point):
+                return ending
         except Ended as ended:
             return ended.ending
-        if not self.tolerances.stationary(self.point):
-            return ending
-        return super().to_end()
+        again = super().to_end()
+        return ending if again.success and self.certificate != "minimum" else again
 
     def _certified(self) -> bool:
         assert isinstance(self.tolerances, Orthogonality)
         if self.tolerances.vanishes(self.point):
             self.certificate = "minimum"
+            if self.fit.dense:
+                self.fit.factor(self.point)  # of which the statistics are made
             return True
-        return super()._certified()
+        if not super()._certified():
+            return False
+        if self.certificate == "undecided" and self._ran_off():
+            raise Ended(Ending.UNBOUNDED)
+        return True
+
+    def _ran_off(self) -> bool:
+        """Whether an unknown went so far that r does not depend on it any more, as on x in e⁻ˣ."""
+        if self.fit.largest is None:
+            return False
+        norms = self.fit.factor(self.point).norms
+        faded = (norms <= self.fit.eps * self.fit.largest) & (self.fit.largest > 0)
+        start = self.fit.start.x
+        far = (self.point.x - start).abs() > _FAR * start.abs().clamp(min=1.0)
+        return bool((faded.to(far.device) & far).any())
 
 
 def scaled_curvature(fit: Fit, point: Point) -> Curvature:
@@ -98,7 +129,7 @@ def scaled_curvature(fit: Fit, point: Point) -> Curvature:
 def measured_noise(fit: Fit, point: Point) -> float:
     """‖σ‖, the rounding error of r at a point: what a move of a few roundings of x changes beside J s.
 
-    Two evaluations and two products.
+    Zero where that is more than rounding can make: r then has a jump. Two evaluations and two products.
     """
     squares = fit.squares(point)
     norms = fit.factor(point).scale.to(point.x) if fit.dense else fit.jacobian_norm(point)
@@ -109,4 +140,5 @@ def measured_noise(fit: Fit, point: Point) -> float:
         step = (there - point.x).unsqueeze(1)
         r = fit.residual(point, there) - squares.residual
         errors.append(float((r - fit.push(point, step)[:, 0]).double().norm()))
-    return max(errors)
+    largest = max(errors)
+    return largest if largest <= _NOISIEST * fit.rounding(point) else 0.0

@@ -38,6 +38,10 @@ _MESSAGES = {
         "max_products products were spent before the residual was orthogonal to the columns of J within "
         "gtol; raise max_products, or go on from x"
     ),
+    Ending.UNBOUNDED: (
+        "an unknown ran off to where the residual does not depend on it any more, and there is no minimum "
+        "there; start elsewhere, or fix that unknown"
+    ),
     Ending.NOT_SMOOTH: (
         "no step lowers ½‖r‖², however short, though its gradient says that one should: r has a kink or a "
         "jump at x; smooth it"

@@ -172,7 +172,8 @@ class KrylovModel:
             max_iter=self._max_iter,
             radius=radius,
         )
-        assert outcome.decrease is not None and outcome.lengths is not None
+        if outcome.decrease is None or outcome.lengths is None:  # of a gradient that is zero
+            return ModelStep(torch.zeros_like(outcome.x), 0.0, 0.0, False, math.nan)
         predicted, length = float(outcome.decrease), float(outcome.lengths)
         if outcome.statuses[0] is Status.NON_FINITE and not predicted > 0:
             raise Ended(Ending.NON_FINITE)

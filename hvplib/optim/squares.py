@@ -160,6 +160,8 @@ class Fit(Objective):
         num_jacobians: Points at which J was looked at.
         first_norm: ‖r(x_0)‖.
         hidden: Rounding error of r, in norm, where it was measured; else 0.
+        largest: The largest ‖J_j‖ (n,) seen so far; None where no J was computed whole.
+        lenient: Whether ‖J_j‖ is replaced by that.
     """
 
     def __init__(
@@ -175,6 +177,8 @@ class Fit(Objective):
         self.num_jacobian_products = 0
         self.num_jacobians = 0
         self.hidden = 0.0
+        self.largest: Tensor | None = None
+        self.lenient = False
         self.shape = operator.jacobian.shape
         self.dense = is_dense(*self.shape)
         self._steepest = 0.0
@@ -192,7 +196,8 @@ class Fit(Objective):
         if squares.factor is None:
             self.spend_jacobian(min(self.shape))
             self.num_jacobians += 1
-            squares.factor = Factor.of(squares.dense(), squares.residual)
+            squares.factor = factor = Factor.of(squares.dense(), squares.residual)
+            self.largest = factor.norms if self.largest is None else self.largest.maximum(factor.norms)
         return squares.factor
 
     def rounding(self, point: Point) -> float:
@@ -217,7 +222,10 @@ class Fit(Objective):
         """max_j |J_jᵀ r| / ‖J_j‖, or ‖Jᵀr‖ / ‖J‖ where J is known by products only."""
         if self.dense:
             factor = self.factor(point)
-            return float(((factor.R.mT @ factor.c).abs() / factor.scale).max())
+            scale = factor.scale
+            if self.lenient and self.largest is not None:
+                scale = scale.maximum(self.largest)
+            return float(((factor.R.mT @ factor.c).abs() / scale).max())
         norm = self.jacobian_norm(point)
         return float(point.gradient.double().norm()) / norm if norm > 0 else 0.0
 
