@@ -8,8 +8,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from hvplib.optim.decrease import decrease, noise
-from hvplib.optim.ending import Ended, Ending
+from hvplib.optim.decrease import decrease
+from hvplib.optim.doubts import Doubts, stalled
+from hvplib.optim.ending import Ended
 from hvplib.optim.evaluation import Objective, Point
 from hvplib.optim.forcing import Forcing
 from hvplib.optim.methods import Method, TrustRegionMethod
@@ -84,6 +85,7 @@ class TrustRegion:
             Ended: There is none, as far as the precision tells.
         """
         space = self._subproblem(point, self._forcing.tolerance(point))
+        doubts = Doubts(point)
         while True:
             step = space.ball(self.radius)
             trial = self._objective.at(point.x + step.s[:, 0])
@@ -91,8 +93,9 @@ class TrustRegion:
             self._resize(point, step, actual)
             if actual >= self.accepted * step.predicted > 0:
                 return trial
-            if self.radius <= self._objective.eps * float(point.x.norm()) or self.radius < 1e-300:
-                raise Ended(stalled(step.predicted, noise(point, point)))
+            doubts.add(step.predicted, step.norm)
+            if self.radius <= point.eps * float(point.x.norm()) or self.radius < 1e-300:
+                raise Ended(doubts.ending)
 
     def restart(self, length: float) -> None:
         """A step of this length was made by other means."""
@@ -119,8 +122,3 @@ def _shrink(slope: float, step: BallStep, actual: float) -> float:
     a, b, c = third, curvature / 8, slope / 4
     t = (-b + math.sqrt(max(b * b - 4 * a * c, 0.0))) / (2 * a)
     return min(max(t, 0.0625), 0.5)
-
-
-def stalled(predicted: float, hidden: float) -> Ending:
-    """Why no step lowers f: rounding, or f is not what its derivatives say."""
-    return Ending.STAGNATED if predicted <= 100 * hidden else Ending.NOT_SMOOTH

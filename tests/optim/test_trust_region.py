@@ -10,12 +10,13 @@ from torch import Tensor
 from hvplib import HessianOperator
 from hvplib.interrupt import Interrupt
 from hvplib.optim import Ending, TrustNCG
+from hvplib.optim.doubts import Doubts
 from hvplib.optim.ending import Ended
 from hvplib.optim.evaluation import Limits, Objective, Point
 from hvplib.optim.exact import Exact
 from hvplib.optim.forcing import Forcing
 from hvplib.optim.steihaug import Steihaug
-from hvplib.optim.trust_region import TrustRegion, stalled
+from hvplib.optim.trust_region import TrustRegion
 
 F64 = torch.float64
 
@@ -74,9 +75,20 @@ def test_where_no_step_lowers_f() -> None:
     assert problem.num_points < 50
 
 
-def test_stalled_tells_rounding_from_kinks() -> None:
-    assert stalled(1e-12, 1e-13) is Ending.STAGNATED
-    assert stalled(1e-3, 1e-13) is Ending.NOT_SMOOTH
+@pytest.mark.parametrize(
+    ("steps", "ending"),
+    [
+        ([], Ending.STAGNATED),
+        ([(1.0, 1.0), (0.5, 0.5)], Ending.STAGNATED),  # as any function that is strongly curved
+        ([(1.0, 1.0), (0.01, 0.01)], Ending.NOT_SMOOTH),
+        ([(1e-12, 1.0), (1e-14, 0.01)], Ending.STAGNATED),
+    ],
+)
+def test_rounding_is_told_from_kinks(steps: list[tuple[float, float]], ending: Ending) -> None:
+    doubts = Doubts(objective(lambda x: x.sum(), 1e3).start)
+    for predicted, length in steps:
+        doubts.add(predicted, length)
+    assert doubts.ending is ending
 
 
 def test_restart_never_shrinks_the_ball() -> None:
