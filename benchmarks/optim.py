@@ -1,8 +1,8 @@
 """Minimisers beside SciPy's and pytorch-minimize's on classical problems: `python -m benchmarks.optim`.
 
 Each contender minimises each problem from its standard start, in at most 2000 iterations and a limited time.
-Solved means ‖∇f‖∞ ≤ 1e-6 max(1, |f|) or f ≤ f* + 1e-8 max(1, |f*|), judged where the contender ended, whatever
-it claims; a false success is a claim that this does not bear out. A cost is gradients + products.
+Solved means ‖∇f‖∞ ≤ 1e-6 max(1, |f|) or f ≤ f* + 1e-8 max(1, |f*|), judged where the contender ended,
+whatever it claims; a false success is a claim that this does not bear out. A cost is gradients + products.
 """
 
 from __future__ import annotations
