@@ -10,7 +10,6 @@ from hvplib.optim.fit_methods import GaussNewton
 from hvplib.optim.linear_model import DenseModels, KrylovModels, ModelStep
 from hvplib.optim.methods import Method
 from hvplib.optim.squares import Fit
-from hvplib.optim.trust_region import stalled
 
 __all__ = ["GaussNewtonSteps"]
 
@@ -53,7 +52,7 @@ class GaussNewtonSteps:
             if actual >= 2 * self.sufficient * t * step.predicted > 0:
                 return trial
             t *= _shortened(t, step, actual)
-        raise Ended(stalled(step.predicted, self._fit.noise(point)))
+        raise Ended(self._fit.stalled(point, step.predicted))
 
     def restart(self, length: float) -> None:
         """Nothing is learnt from step to step."""

@@ -13,7 +13,6 @@ from hvplib.optim.fit_methods import LevenbergMarquardt
 from hvplib.optim.linear_model import DenseModel, DenseModels, KrylovModel, KrylovModels, ModelStep
 from hvplib.optim.methods import Method
 from hvplib.optim.squares import Fit
-from hvplib.optim.trust_region import stalled
 
 __all__ = ["LevenbergMarquardtSteps"]
 
@@ -69,7 +68,7 @@ class LevenbergMarquardtSteps:
                 if actual >= self.accepted * step.predicted > 0:
                     return trial
             if radius <= smallest:
-                raise Ended(stalled(step.predicted, self._fit.noise(point)))
+                raise Ended(self._fit.stalled(point, step.predicted))
 
     def restart(self, length: float) -> None:
         """A step was made by other means."""

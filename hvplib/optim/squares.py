@@ -17,6 +17,7 @@ from hvplib.interrupt import Interrupt
 from hvplib.operators.base import Operator
 from hvplib.operators.curvature import HessianOperator
 from hvplib.operators.noise import seeded
+from hvplib.optim.ending import Ending
 from hvplib.optim.evaluation import Limits, Objective, Point
 from hvplib.space import Space
 
@@ -246,6 +247,10 @@ class Fit(Objective):
     def noise(self, point: Point) -> float:
         """What rounding leaves unknown of differences of f near a point."""
         return _ROUNDINGS * self.rounding(point) * self.squares(point).norm
+
+    def stalled(self, point: Point, predicted: float) -> Ending:
+        """Why no step lowers f, by its model: rounding, or r is not what its derivatives say."""
+        return Ending.STAGNATED if predicted <= 100 * self.noise(point) else Ending.NOT_SMOOTH
 
     def push(self, point: Point, V: Tensor) -> Tensor:
         """J V (m, k)."""
