@@ -5,21 +5,39 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from hvplib.eigen.missed import End, resolution_of
 from hvplib.krylov.lanczos import Factorization
-from hvplib.optim.evaluation import Point
 
-__all__ = ["Curvature", "least_curvature"]
+__all__ = ["Curvature", "Curved", "least_curvature"]
 
 # Up to this size the whole matrix is computed, and nothing in it can be missed.
 _SMALL = 64
 # Share of ‖∇²f‖ within which an eigenvalue cannot be told from zero: second derivatives lose more digits
 # than products of a matrix.
 _ROUNDINGS = 100.0
+
+
+class Curved(Protocol):
+    """What has curvature: a point, or a point with some of its variables held.
+
+    Attributes:
+        x: The variables (n,).
+        gradient: With respect to them (n, 1).
+    """
+
+    @property
+    def x(self) -> Tensor: ...
+    @property
+    def gradient(self) -> Tensor: ...
+
+    def hvp(self, V: Tensor) -> Tensor:
+        """∇²f V for a block (n, k)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +77,7 @@ class Curvature:
 
 
 def least_curvature(
-    point: Point, random: Callable[[int], Tensor], *, max_matvecs: int, probability: float
+    point: Curved, random: Callable[[int], Tensor], *, max_matvecs: int, probability: float
 ) -> Curvature:
     """λ_min(∇²f) at a point: min(n, `max_matvecs`) products at most.
 
@@ -94,7 +112,7 @@ def least_curvature(
 _LOOKS = 5
 
 
-def _whole(point: Point) -> Curvature:
+def _whole(point: Curved) -> Curvature:
     n = point.x.shape[0]
     H = point.hvp(torch.eye(n, dtype=point.x.dtype, device=point.x.device)).to("cpu", torch.float64)
     if not bool(torch.isfinite(H).all()):

@@ -25,6 +25,8 @@ _PROBES = (1e-3, 1e-2, 1e-1)
 def fall(objective: Objective, point: Point, curvature: Curvature) -> tuple[Point, float] | None:
     """x ± t d with f lower by at least a tenth of ½ |θ| t², for a d of negative curvature θ; and t.
 
+    Where a bound is met on the way, t d is what is left of it.
+
     Args:
         objective: Makes the points; spends two for each length at most.
         point: x.
@@ -35,9 +37,9 @@ def fall(objective: Objective, point: Point, curvature: Curvature) -> tuple[Poin
     """
     length = _size(point.x)
     for _ in range(_LENGTHS):
-        predicted = -curvature.value * length**2 / 2
-        for step in _both_ways(point, curvature.direction, length):
-            trial = objective.at(point.x + step[:, 0])
+        for step in _both_ways(objective, point, curvature.direction, length):
+            trial = objective.moved(point, step)
+            predicted = -curvature.value * float(step.square().sum()) / 2
             if decrease(point, trial, step) >= _SUFFICIENT * predicted > 0:
                 return trial, length
         length /= 4
@@ -49,12 +51,12 @@ def probe(objective: Objective, point: Point, curvature: Curvature) -> tuple[Poi
 
     Third derivatives show this way: of x³ at 0, or of a monkey saddle. Spends six points at most.
     """
-    slope = abs(float((point.gradient * curvature.direction).sum()))
     for share in _PROBES:
         length = share * _size(point.x)
-        for step in _both_ways(point, curvature.direction, length):
-            trial = objective.at(point.x + step[:, 0])
-            hidden = 2 * slope * length + noise(point, trial) if trial.finite else math.inf
+        for step in _both_ways(objective, point, curvature.direction, length):
+            trial = objective.moved(point, step)
+            slope = abs(float((point.gradient * step).sum()))
+            hidden = 2 * slope + noise(point, trial) if trial.finite else math.inf
             if decrease(point, trial, step) > hidden:
                 return trial, length
     return None
@@ -69,22 +71,22 @@ def curvature_persists(objective: Objective, point: Point, curvature: Curvature)
 
     Source: the idea of L. V. Kantorovich's theorem on Newton's method (1948), along one direction.
     """
-    radius = 2 * float(point.gradient.norm()) / curvature.value
+    radius = 2 * float(point.stationarity.norm()) / curvature.value
     if radius <= point.eps * float(point.x.norm()):
         return True
-    for step in _both_ways(point, curvature.direction, radius):
-        trial = objective.at(point.x + step[:, 0])
+    for step in _both_ways(objective, point, curvature.direction, radius):
+        trial = objective.moved(point, step)
         d = curvature.direction
         if not abs(float((d * trial.hvp(d)).sum()) - curvature.value) <= curvature.value / 2:
             return False
     return True
 
 
-def _both_ways(point: Point, direction: Tensor, length: float) -> Iterator[Tensor]:
-    """± length d, downhill first."""
+def _both_ways(objective: Objective, point: Point, direction: Tensor, length: float) -> Iterator[Tensor]:
+    """± length d, downhill first, as far as the bounds allow."""
     downhill = -1.0 if float((point.gradient * direction).sum()) > 0 else 1.0
-    yield downhill * length * direction
-    yield -downhill * length * direction
+    yield objective.step(point, downhill * length * direction)
+    yield objective.step(point, -downhill * length * direction)
 
 
 def _size(x: Tensor) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hvplib.interrupt import Interrupt
 from hvplib.operators.curvature import HessianOperator
+from hvplib.optim.box import Box
 from hvplib.optim.ending import Ended, Ending
 from hvplib.space import Space
 
@@ -41,7 +42,8 @@ class Point:
         x: (n,).
         value: f(x).
         gradient: ∇f(x) as a block (n, 1).
-        gradient_norm: max |∇f(x)_i|.
+        stationarity: ∇f(x), within bounds x − P(x − ∇f(x)) (n, 1): zero at a stationary point.
+        gradient_norm: max |stationarity_i|.
         eps: The unit of rounding of f.
         operator: ∇²f(x); its products through `hvp` are booked.
     """
@@ -52,8 +54,10 @@ class Point:
         self.x = x
         self.eps = objective.eps
         self.gradient = operator.flat_gradient.unsqueeze(1)
+        box = objective.box
+        self.stationarity = self.gradient if box is None else box.stationarity(x, self.gradient)
         # One transfer: both decide how to go on.
-        numbers = torch.stack([operator.value.to(x), self.gradient.abs().max()]).tolist()
+        numbers = torch.stack([operator.value.to(x), self.stationarity.abs().max()]).tolist()
         self.value: float = numbers[0]
         self.gradient_norm: float = numbers[1]
 
@@ -80,8 +84,10 @@ class Objective:
         operator: The Hessian at the starting point.
         limits: What may be spent.
         interrupt: Where Ctrl-C is noted.
+        box: The bounds, which the start is within.
 
     Attributes:
+        box: The same.
         space: Of the unknowns.
         start: The first point.
         eps: The unit of rounding of f, and of what it is computed from.
@@ -89,8 +95,11 @@ class Objective:
         num_matvecs: Products made.
     """
 
-    def __init__(self, operator: HessianOperator, limits: Limits, interrupt: Interrupt) -> None:
+    def __init__(
+        self, operator: HessianOperator, limits: Limits, interrupt: Interrupt, box: Box | None = None
+    ) -> None:
         assert operator.domain is not None
+        self.box = box
         self.space: Space = operator.domain
         self._at: Callable[[Any], HessianOperator] = operator.at
         self._limits = limits
@@ -118,6 +127,18 @@ class Objective:
         self.num_points += 1
         primals = self.space.unflatten(x)
         return Point(self, self.space.flatten(primals), self._at(primals))
+
+    def step(self, point: Point, s: Tensor) -> Tensor:
+        """s (n, k), as much of it as the bounds allow."""
+        return s if self.box is None else self.box.step(point.x, s)
+
+    def moved(self, point: Point, s: Tensor) -> Point:
+        """The point x + s for s (n, 1), or the nearest to it within the bounds.
+
+        Raises:
+            Ended: As `at`.
+        """
+        return self.at(point.x + s[:, 0] if self.box is None else self.box.moved(point.x, s))
 
     def spend(self, count: int) -> None:
         """Book products before they are made."""

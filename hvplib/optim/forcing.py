@@ -29,7 +29,7 @@ class Forcing:
 
     def tolerance(self, point: Point, target: float = 0.0) -> float:
         """η at this point; `target` is the gradient norm that is wanted in the end."""
-        norm = float(point.gradient.norm())
+        norm = float(point.stationarity.norm())
         if self._before is not None and self._before > 0:
             safe = self.gamma * self._eta**2
             eta = self.gamma * (norm / self._before) ** 2

@@ -88,7 +88,7 @@ class TrustRegion:
         doubts = Doubts(point)
         while True:
             step = space.ball(self.radius)
-            trial = self._objective.at(point.x + step.s[:, 0])
+            trial = self._objective.moved(point, step.s)
             actual = decrease(point, trial, step.s)
             self._resize(point, step, actual)
             if actual >= self.accepted * step.predicted > 0:
