@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from hvplib.optim.descent import Descent
+from hvplib.optim.directions import directions
 from hvplib.optim.evaluation import Objective, Point
 from hvplib.optim.exact import Exact, check_storable
-from hvplib.optim.methods import Method, TrustExact, TrustNCG, TrustRegionMethod
+from hvplib.optim.methods import LineSearchMethod, Method, TrustExact, TrustNCG, TrustRegionMethod
 from hvplib.optim.preconditioning import Preconditioning
 from hvplib.optim.run import Advance
 from hvplib.optim.steihaug import Steihaug
@@ -25,6 +27,8 @@ def built(settings: Method, objective: Objective, precondition: Preconditioning,
         check_storable(objective.space.size)
     if isinstance(settings, TrustRegionMethod):
         return TrustRegion(objective, settings, _subproblem(settings, precondition, random))
+    if isinstance(settings, LineSearchMethod):
+        return Descent(objective, settings, directions(settings, objective, precondition))
     raise TypeError(f"no way is known to run {settings!r}")
 
 

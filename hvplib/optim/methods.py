@@ -5,7 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["NAMES", "Method", "TrustExact", "TrustKrylov", "TrustNCG", "TrustRegionMethod", "method_of"]
+__all__ = [
+    "NAMES",
+    "LineSearchMethod",
+    "LineSearchNewtonCG",
+    "Method",
+    "NewtonMR",
+    "TrustExact",
+    "TrustKrylov",
+    "TrustNCG",
+    "TrustRegionMethod",
+    "method_of",
+]
 
 
 @dataclass(frozen=True)
@@ -58,10 +69,58 @@ class TrustExact(TrustRegionMethod):
     """The model minimised exactly, with the whole Hessian: n products a step, for small n."""
 
 
+@dataclass(frozen=True)
+class LineSearchMethod(Method):
+    """The numbers of a method with a line search.
+
+    Attributes:
+        line_search: What a Newton step has to bring: "armijo", a sufficient decrease, or "wolfe", the strong
+            conditions. Along negative curvature a search goes on in either case.
+        max_inner_iter: Most products for a direction; n if None.
+    """
+
+    line_search: str = "armijo"
+    max_inner_iter: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.line_search not in ("armijo", "wolfe"):
+            raise ValueError(f"line_search must be 'armijo' or 'wolfe', got {self.line_search!r}")
+        if self.max_inner_iter is not None and not self.max_inner_iter > 0:
+            raise ValueError(f"max_inner_iter must be positive or None, got {self.max_inner_iter!r}")
+
+
+@dataclass(frozen=True)
+class LineSearchNewtonCG(LineSearchMethod):
+    """Conjugate gradients and a line search, also along negative curvature: memory of a few vectors.
+
+    Attributes:
+        capped: Whether directions are those of Royer, O'Neill and Wright (2020). They solve with ∇²f + 2ε,
+            and take curvature below −ε for negative. The number of products to a point with ‖∇f‖ ≤ ε² and
+            no curvature below −ε is then bounded, by Õ(ε^(−7/2)) where ∇²f is Lipschitz continuous; but
+            the end is slow where ∇²f has eigenvalues well below ε.
+        curvature_tol: ε; in units of the curvature of f.
+    """
+
+    capped: bool = False
+    curvature_tol: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.curvature_tol > 0:
+            raise ValueError(f"curvature_tol must be positive, got {self.curvature_tol!r}")
+
+
+@dataclass(frozen=True)
+class NewtonMR(LineSearchMethod):
+    """Minimal residuals and a line search, also along negative curvature (Liu, Roosta 2022)."""
+
+
 NAMES: dict[str, type[Method]] = {
     "trust-ncg": TrustNCG,
     "trust-krylov": TrustKrylov,
     "trust-exact": TrustExact,
+    "newton-cg": LineSearchNewtonCG,
+    "newton-mr": NewtonMR,
 }
 
 

@@ -1,0 +1,59 @@
+"""Directions of an inexact Newton method by conjugate gradients, and the negative curvature they meet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from torch import Tensor
+
+from hvplib.krylov.cg import cg
+from hvplib.optim.descent import Direction, flat
+from hvplib.optim.ending import Ended, Ending
+from hvplib.optim.evaluation import Point
+from hvplib.results.status import Status
+
+__all__ = ["conjugate_gradients"]
+
+_BROKEN = {
+    Status.NON_FINITE: Ending.NON_FINITE,
+    Status.INDEFINITE_PRECONDITIONER: Ending.INDEFINITE_PRECONDITIONER,
+}
+
+
+def conjugate_gradients(
+    point: Point, rtol: float, *, max_iter: int, precondition: Callable[[Tensor], Tensor] | None
+) -> Direction:
+    """d with ‖∇f + ∇²f d‖ ≤ rtol ‖∇f‖, or a direction of non-positive curvature met on the way to it.
+
+    Such a direction is taken instead of the iterate where it was met: in the classical problems that takes
+    fewer points than the iterate does, or the sum of both. Memory of five vectors.
+
+    Args:
+        point: x.
+        rtol: Relative tolerance.
+        max_iter: Most products.
+        precondition: R ↦ P R with P ≈ ∇²f⁻¹ positive definite.
+
+    Raises:
+        Ended: A product was not finite, or the preconditioner indefinite, before any step was made.
+
+    Sources: R. S. Dembo, T. Steihaug 1983, 10.1007/BF02592055; of taking the direction,
+    C. W. Royer, M. O'Neill, S. J. Wright 2020, 10.1007/s10107-019-01362-7.
+    """
+    outcome = cg(
+        point.hvp,
+        -point.gradient,
+        precondition=precondition,
+        rtol=rtol,
+        max_iter=max_iter,
+        # The last iterate, where the model is least.
+        radius=math.inf,
+    )
+    assert outcome.decrease is not None
+    if outcome.statuses[0] in _BROKEN and not float(outcome.decrease) > 0:
+        raise Ended(_BROKEN[outcome.statuses[0]])
+    if outcome.direction is None:
+        return Direction(outcome.x)
+    assert outcome.curvature is not None
+    return flat(point, outcome.direction, float(outcome.curvature))
