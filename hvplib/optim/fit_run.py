@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 import torch
 
-from hvplib.optim.certificate import Curvature
 from hvplib.optim.ending import Ended, Ending
 from hvplib.optim.evaluation import Point
 from hvplib.optim.run import Run, Tolerances
 from hvplib.optim.squares import Fit
+from hvplib.optim.whole_curvature import settled, whole_curvature
 
-__all__ = ["FitRun", "Orthogonality", "measured_noise", "scaled_curvature"]
+__all__ = ["FitRun", "Orthogonality", "measured_noise"]
 
 _NOWHERE = (Ending.STAGNATED, Ending.NOT_SMOOTH)
 # How far an unknown has gone, relative to where it started, that is said to have run off.
 _FAR = 10.0
-# What is measured may be so many times what x alone makes of r, and still be called rounding.
-_NOISIEST = 1e4
+# Power of eps: what is measured may be that share of ‖r‖, and still be called rounding.
+_NOISIEST = 1 / 3
 # Roundings in r that x itself makes, |J| |x| eps each.
 _ROUNDINGS = 10.0
 
@@ -89,11 +89,19 @@ class FitRun(Run):
             if self.fit.dense:
                 self.fit.factor(self.point)  # of which the statistics are made
             return True
+        if self.fit.dense and self._strictly():
+            self.certificate = "minimum"
+            return True
         if not super()._certified():
             return False
         if self.certificate == "undecided" and self._ran_off():
             raise Ended(Ending.UNBOUNDED)
         return True
+
+    def _strictly(self) -> bool:
+        """Whether curvature is positive, and stays so as far as the minimum can be."""
+        self.curvature = curvature = whole_curvature(self.fit, self.point)
+        return curvature.positive and settled(self.fit, self.point, curvature)
 
     def _ran_off(self) -> bool:
         """Whether an unknown went so far that r does not depend on it any more, as on x in e⁻ˣ."""
@@ -106,39 +114,24 @@ class FitRun(Run):
         return bool((faded.to(far.device) & far).any())
 
 
-def scaled_curvature(fit: Fit, point: Point) -> Curvature:
-    """The least eigenvalue λ of D⁻¹ ∇²f D⁻¹, D_j = ‖J_j‖, and d = D⁻¹ w of its eigenvector: n products.
-
-    The signs of the eigenvalues are those of ∇²f, and rounding hides less of them: columns of J often differ
-    by many orders of magnitude. All numbers are given as they are along d of length one: dᵀ∇²f d = λ ‖D d‖².
-    """
-    scale = fit.factor(point).scale.to(point.x)
-    n = scale.shape[0]
-    H = point.hvp(torch.diag(1 / scale)) / scale.unsqueeze(1)
-    H = H.to("cpu", torch.float64)
-    if not bool(torch.isfinite(H).all()):
-        return Curvature(math.nan, -math.inf, torch.zeros_like(point.gradient), math.nan, 0.0, n)
-    values, vectors = torch.linalg.eigh((H + H.mT) / 2)
-    direction = vectors[:, :1].to(point.gradient) / scale.unsqueeze(1)
-    direction = direction / torch.linalg.vector_norm(direction)
-    factor = float((direction[:, 0] * scale).norm()) ** 2
-    least, norm = float(values[0]) * factor, float(values.abs().max()) * factor
-    return Curvature(least, least, direction, norm, 0.0, n)
-
-
 def measured_noise(fit: Fit, point: Point) -> float:
-    """‖σ‖, the rounding error of r at a point: what a move of a few roundings of x changes beside J s.
+    """‖σ‖, the rounding error of r at a point: what short moves of x change beside J s.
 
-    Zero where that is more than rounding can make: r then has a jump. Two evaluations and two products.
+    The moves are of a few roundings of x, and of √eps x, since r may be rounded much more coarsely than x;
+    what r'' makes of these is of the size of a rounding still. Zero where σ is more than eps^⅓ ‖r‖: r then
+    has a jump. Six evaluations and six products.
     """
     squares = fit.squares(point)
     norms = fit.factor(point).scale.to(point.x) if fit.dense else fit.jacobian_norm(point)
     size = torch.maximum(point.x.abs(), squares.norm / torch.as_tensor(norms).to(point.x))
-    errors = []
-    for sign in (4.0, -4.0):
-        there = point.x + sign * fit.eps * size
-        step = (there - point.x).unsqueeze(1)
-        r = fit.residual(point, there) - squares.residual
-        errors.append(float((r - fit.push(point, step)[:, 0]).double().norm()))
-    largest = max(errors)
-    return largest if largest <= _NOISIEST * fit.rounding(point) else 0.0
+    generator = torch.Generator().manual_seed(0)
+    largest = 0.0
+    for share in (4 * fit.eps, fit.eps**0.5 / 4, fit.eps**0.5):
+        for _ in range(2):
+            signs = fit.space.random(generator=generator, distribution="rademacher")
+            there = point.x + share * size * signs
+            step = (there - point.x).unsqueeze(1)
+            change = fit.residual(point, there) - squares.residual
+            error = float((change - fit.push(point, step)[:, 0]).double().norm())
+            largest = max(largest, math.inf if math.isnan(error) else error)
+    return largest if largest <= fit.eps**_NOISIEST * squares.norm else 0.0

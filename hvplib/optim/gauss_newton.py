@@ -43,16 +43,19 @@ class GaussNewtonSteps:
         """
         model = self._models.at(point)
         step = model.shortest()
-        smallest = max(self._fit.eps * model.length(point.x), 1e-300)
+        size = model.length(point.x)
+        refuted = 0.0
         t = 1.0
-        while t * step.norm > smallest:
+        while t * step.norm > max(self._fit.eps * size, 1e-300):
             trial = self._fit.at(point.x + t * step.s[:, 0])
             actual = self._fit.decrease(point, trial, t * step.s)
             # sᵀ∇f = −‖J s‖² = −2 predicted
             if actual >= 2 * self.sufficient * t * step.predicted > 0:
                 return trial
+            if t * step.norm <= self._fit.eps**0.5 * size:
+                refuted = max(refuted, 2 * t * step.predicted)
             t *= _shortened(t, step, actual)
-        raise Ended(self._fit.stalled(point, step.predicted))
+        raise Ended(self._fit.stalled(point, refuted))
 
     def restart(self, length: float) -> None:
         """Nothing is learnt from step to step."""

@@ -18,13 +18,14 @@ from hvplib.optim.ending import Ending
 from hvplib.optim.evaluation import Limits, Point
 from hvplib.optim.fit_methods import FitMethod, GaussNewton, LevenbergMarquardt, fit_method_of
 from hvplib.optim.fit_result import LeastSquaresResult, Statistics
-from hvplib.optim.fit_run import FitRun, Orthogonality, scaled_curvature
+from hvplib.optim.fit_run import FitRun, Orthogonality
 from hvplib.optim.gauss_newton import GaussNewtonSteps
 from hvplib.optim.levenberg_marquardt import LevenbergMarquardtSteps
 from hvplib.optim.linear_model import DenseModels, KrylovModels
 from hvplib.optim.run import Advance, Iterate
 from hvplib.optim.squares import Fit
 from hvplib.optim.start import started
+from hvplib.optim.whole_curvature import whole_curvature
 
 __all__ = ["least_squares"]
 
@@ -73,7 +74,7 @@ def least_squares(
 
     which depends neither on the units of r nor on those of x. (Where J is known by products only:
     ‖Jᵀr‖ ≤ gtol ‖J‖ ‖r‖.) Where rounding in r keeps the residual from that, the rounding is measured and
-    takes the place of gtol ‖r‖. Then the Hessian of f is asked for its curvature, n products with it where
+    takes the place of gtol ‖r‖. Then the Hessian of f is asked for its curvature, 2 n products with it where
     J is computed whole: a saddle or a maximum is left along a direction of negative curvature, and never
     returned as a success.
 
@@ -109,7 +110,7 @@ def least_squares(
           products in all. Not counted are the checks of the derivatives at x0.
         * certificate: "minimum" (of a residual that is zero too), "saddle" or "undecided".
         * min_eigenvalue, min_eigenvalue_bound: dᵀ∇²f d of the least eigenvector d found, ‖d‖ = 1, and a
-          bound; where J is computed whole, that of D⁻¹∇²f D⁻¹ with D_j = ‖J_j‖.
+          bound; where J is computed whole, D d is that of D⁻¹∇²f D⁻¹, D_j = ‖J_j‖.
         * direction: Of negative curvature, like x0, for a "saddle"; else None.
         * covariance(), stderr: Statistics of a regression; see `LeastSquaresResult`.
         * history: A row for the start and for each step.
@@ -188,7 +189,7 @@ def _curvature_at(
     fit: Fit, generator: torch.Generator | int | None, max_matvecs: int, probability: float
 ) -> Callable[[Point], Curvature]:
     if fit.dense:
-        return partial(scaled_curvature, fit)
+        return partial(whole_curvature, fit)
     if not isinstance(generator, torch.Generator):
         generator = torch.Generator().manual_seed(0 if generator is None else generator)
     random = partial(_random, fit, generator)

@@ -18,6 +18,8 @@ __all__ = ["LevenbergMarquardtSteps"]
 
 # Step of the difference that gives the second derivative along the path, as a share of the step.
 _ALONG = 0.1
+# Roundings in that difference.
+_ROUNDINGS = 10.0
 
 
 class LevenbergMarquardtSteps:
@@ -55,7 +57,8 @@ class LevenbergMarquardtSteps:
         """
         model = self._models.at(point)
         radius = self._share * (model.length(point.x) or 1.0) if self._radius is None else self._radius
-        smallest = max(self._fit.eps * model.length(point.x), 1e-300)
+        size = model.length(point.x)
+        refuted = 0.0
         while True:
             step = model.ball(radius)
             s = self._accelerated(point, model, step)
@@ -67,8 +70,10 @@ class LevenbergMarquardtSteps:
                 self._radius = radius = _resized(radius, step, actual)
                 if actual >= self.accepted * step.predicted > 0:
                     return trial
-            if radius <= smallest:
-                raise Ended(self._fit.stalled(point, step.predicted))
+                if step.norm <= self._fit.eps**0.5 * size:
+                    refuted = max(refuted, step.predicted)
+            if radius <= max(self._fit.eps * size, 1e-300):
+                raise Ended(self._fit.stalled(point, refuted))
 
     def restart(self, length: float) -> None:
         """A step was made by other means."""
@@ -84,6 +89,8 @@ class LevenbergMarquardtSteps:
             return None
         slope = self._fit.push(point, step.s)[:, 0]
         second = (2 / _ALONG) * ((ahead - r) / _ALONG - slope)
+        if float(second.double().norm()) <= _ROUNDINGS * self._fit.rounding(point) / _ALONG**2:
+            return step.s
         a = model.correction(self._fit.pull(point, second.unsqueeze(1)), step.damping)
         if not 2 * model.length(a) <= self._acceleration * step.norm:
             return None

@@ -17,6 +17,7 @@ from hvplib.interrupt import Interrupt
 from hvplib.operators.base import Operator
 from hvplib.operators.curvature import HessianOperator
 from hvplib.operators.noise import seeded
+from hvplib.optim.certificate import Curvature
 from hvplib.optim.ending import Ending
 from hvplib.optim.evaluation import Limits, Objective, Point
 from hvplib.space import Space
@@ -88,6 +89,7 @@ class Squares(Operator):
         self.norm = float(self.residual.double().norm())
         self.factor: Factor | None = None
         self.rounding: float | None = None
+        self.curvature: Curvature | None = None
         self._source = source
         self._hessian: Operator | None = None
 
@@ -248,9 +250,15 @@ class Fit(Objective):
         """What rounding leaves unknown of differences of f near a point."""
         return _ROUNDINGS * self.rounding(point) * self.squares(point).norm
 
-    def stalled(self, point: Point, predicted: float) -> Ending:
-        """Why no step lowers f, by its model: rounding, or r is not what its derivatives say."""
-        return Ending.STAGNATED if predicted <= 100 * self.noise(point) else Ending.NOT_SMOOTH
+    def stalled(self, point: Point, refuted: float) -> Ending:
+        """Why no step lowers f: rounding, or r is not what its derivatives say.
+
+        Args:
+            point: Where.
+            refuted: The largest decrease that the model promised of a step so short, √eps ‖x‖ at most, that
+                the model of a smooth function is right there, and that f did not show.
+        """
+        return Ending.STAGNATED if refuted <= 100 * self.noise(point) else Ending.NOT_SMOOTH
 
     def push(self, point: Point, V: Tensor) -> Tensor:
         """J V (m, k)."""

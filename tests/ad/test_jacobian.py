@@ -400,7 +400,29 @@ def test_backward_inside_is_refused() -> None:
 def test_kink_at_the_point_is_no_reason_to_refuse(dtype: torch.dtype) -> None:
     J = local_jacobian(lambda x: (A.to(dtype) @ x).relu(), torch.zeros(4, dtype=dtype))
     assert not J.matmat(B.to(J.domain.dtype)).any()  # torch's subgradient of relu at 0
-    assert dtype != F64 or any(check.detail == "func has a kink here" for check in J.report.checks)
+    assert dtype != F64 or any(check.detail == "func is rough here" for check in J.report.checks)
+
+
+@pytest.mark.parametrize("offset", [1e8, 1e10, 1e12])
+def test_rounding_of_large_terms_is_no_reason_to_refuse(offset: float) -> None:
+    for x in (X, 0 * X):
+        J = local_jacobian(lambda x: (offset + A @ x) - offset, x)
+        assert relative(J.matmat(B), A @ B) < 1e-14
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e8])
+@pytest.mark.parametrize("kinks", [False, True])
+def test_wrong_backward_is_refused_beside_kinks_and_rounding(
+    monkeypatch: pytest.MonkeyPatch, offset: float, kinks: bool
+) -> None:
+    monkeypatch.setattr(Doubled, "factor", 1.1)
+
+    def func(x: Tensor) -> Tensor:
+        y = (offset + Doubled.apply(A @ x)) - offset
+        return torch.cat([y, (x - X + 0.01).relu()]) if kinks else y
+
+    with pytest.raises(DerivativeError, match="difference of values: FAILED"):
+        local_jacobian(func, X).jvp(X)
 
 
 def test_not_a_number_passes_through_unproven() -> None:
