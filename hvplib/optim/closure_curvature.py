@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from hvplib.ad.graph import graph_facts
 from hvplib.ad.guard import derivative
 from hvplib.ad.report import Check
 from hvplib.ad.select import failing_op, is_missing_derivative
+from hvplib.ad.vectors import all_finite
 from hvplib.ad.verify import probes, repeatability, rounding, symmetry
 from hvplib.errors import DerivativeError
 from hvplib.optim.before_step import put
@@ -65,8 +67,9 @@ def prove(closure: Closure, params: Sequence[Tensor], curvature: str) -> list[Ch
     """Make sure of the products with the curvature, or raise DerivativeError.
 
     For random v and w: the closure gives the same loss when it is called again; ⟨w, B v⟩ = ⟨B w, v⟩; a
-    product comes out the same twice; and differences do not contradict it. The differences are of gradients
-    for the Hessian, of the outputs and of the gradient of the loss by them for the Gauss-Newton matrix.
+    product comes out the same twice; and differences contradict neither it nor the gradient. The differences
+    are of the loss, and of gradients for the Hessian, of the outputs and of the gradient of the loss by them
+    for the Gauss-Newton matrix.
 
     The parameters move, and are put back bit for bit.
     """
@@ -77,10 +80,10 @@ def prove(closure: Closure, params: Sequence[Tensor], curvature: str) -> list[Ch
             f"closure gives another loss when it is called again ({checks[0]}); draw the batch before "
             "step(closure), and keep from changing inside closure what it depends on"
         )
-    if not math.isfinite(float(result.loss.detach())):
-        return checks
     custom = graph_facts(result.loss, params).custom
     B = linearised(closure, result, params, curvature)
+    if not all_finite([result.loss, *B.gradient]):
+        return checks
     products, difference = _examined(closure, result.loss, B, params)
     checks += [*products, *difference]
     unconfirmed = bool(custom) and not all(check.passed for check in difference)
@@ -110,43 +113,46 @@ def _examined(
     precision = closure.precision(params)
     with _missing_derivatives_named():
         Bv, again, Bw = B.product(v), B.product(v), B.product(w)
-        slopes = _slopes(B) if isinstance(B, GaussNewton) else None
+        slopes = _slopes(B)
     noise = rounding(loss, B.gradient, params, v, precision)
     own = [symmetry(v, Bv, w, Bw, precision, noise), repeatability(Bv, again, precision, noise)]
     with _frozen(closure), _kept(params):
         points = [p.detach().clone() for p in params]
         try:
-            if slopes is None:
-                found = [compare(_gradients_at(closure, params), points, v, Bv, precision)]
-            else:
-                found = [
-                    compare_value(evaluate(closure, params), points, v, slope, precision)
-                    for evaluate, slope in slopes
-                ]
+            found = [
+                replace(
+                    compare_value(_values_at(closure, params, of), points, v, slope, precision), name=name
+                )
+                for name, of, slope in slopes
+            ]
+            if isinstance(B, GraphEngine):
+                found.append(compare(_gradients_at(closure, params), points, v, Bv, precision))
         except IndexError:
-            found = [Check("difference", math.inf, 0.0, None, "closure takes another path nearby")]
+            found = [Check("differences", math.inf, 0.0, None, "closure takes another path nearby")]
     return own, found
 
 
-_Evaluator = Callable[[Closure, Sequence[Tensor]], Evaluate]
+_Slope = tuple[str, Callable[[Result], Tensor], Sequence[Tensor]]
 
 
-def _slopes(G: GaussNewton) -> list[tuple[_Evaluator, list[Tensor]]]:
-    """Functions of the parameters whose gradients are Jᵀu and Jᵀ H_L u, with these."""
-    (u,) = probes(G.outputs, 1, seed=1)
-
-    def projected_outputs(result: Result) -> Tensor:
-        return _dot(result.outputs, u)
-
-    def projected_gradient(result: Result) -> Tensor:
-        return _dot(
-            torch.autograd.grad(result.loss, result.outputs, allow_unused=True, materialize_grads=True), u
+def _slopes(B: Curvature) -> list[_Slope]:
+    """Functions of the parameters with their gradients as B has them: ∇loss, and Jᵀu and Jᵀ H_L u."""
+    slopes: list[_Slope] = [("gradient against differences", lambda result: result.loss.detach(), B.gradient)]
+    if isinstance(B, GaussNewton):
+        (u,) = probes(B.outputs, 1, seed=1)
+        slopes.append(("outputs against differences", lambda result: _dot(result.outputs, u), B.pull(u)))
+        curved = B.pull(B.curve(u))
+        slopes.append(
+            ("curvature of the loss against differences", lambda result: _loss_slope(result, u), curved)
         )
+    return slopes
 
-    return [
-        (lambda closure, params: _values_at(closure, params, projected_outputs), G.pull(u)),
-        (lambda closure, params: _values_at(closure, params, projected_gradient), G.pull(G.curve(u))),
-    ]
+
+def _loss_slope(result: Result, u: Sequence[Tensor]) -> Tensor:
+    """⟨∂loss / ∂outputs, u⟩."""
+    return _dot(
+        torch.autograd.grad(result.loss, result.outputs, allow_unused=True, materialize_grads=True), u
+    )
 
 
 def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:

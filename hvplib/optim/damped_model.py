@@ -68,7 +68,7 @@ class DampedModel:
         From `start` only if the damped model is lower there than at zero, so that it is lower at s than at
         both. Where a direction p without positive curvature is met, s moves on along p by rᵀp / (|c| pᵀp),
         with r = −g − (B + Λ) s and c the curvature, not below the largest damping: as far as to the minimum
-        if the curvature were as large and positive.
+        if the curvature were as large and positive. But no further than by ‖s‖, unless s = 0.
 
         Args:
             start: Where to begin (n, 1); zero if None. Costs a product.
@@ -100,7 +100,9 @@ class DampedModel:
         if size == 0:
             return direction * 0
         slope = float(((b - self._damped(step)) * direction).sum())
-        return slope / (size * float(direction.square().sum())) * direction
+        norm, done = float(direction.norm()), float(step.norm())
+        length = slope / (size * norm)
+        return (min(length, done) if done > 0 else length) / norm * direction
 
     def decrease(self, step: Tensor) -> tuple[float, float, float]:
         """−q(d) without the damping, gᵀd and dᵀB d; one product."""
