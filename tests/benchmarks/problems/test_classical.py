@@ -28,29 +28,38 @@ def nearby(problem: Minimisation, seed: int = 0) -> torch.Tensor:
 
 
 def test_twenty_named_problems() -> None:
-    sizes = {name: make().size for name, make in CLASSICAL.items()}
-    assert sizes == {
-        "ROSENBR": 2,
-        "BEALE": 2,
-        "HELIX": 3,
-        "KOWOSB": 4,
-        "OSBORNEA": 5,
-        "MEYER3": 3,
-        "HIMMELBG": 2,
-        "BROWNBS": 2,
-        "GENROSE": 500,
-        "WOODS": 4000,
-        "NONDIA": 5000,
-        "ARWHEAD": 5000,
-        "BDQRTIC": 1000,
-        "CRAGGLVY": 1000,
-        "LIARWHD": 5000,
-        "ENGVAL1": 5000,
-        "TRIDIA": 1000,
-        "DIXMAANB": 3000,
-        "MSQRTALS": 529,
-        "FREUROTH": 5000,
-    }
+    assert len(CLASSICAL) == 20 and set(STARTS) == set(MAKERS)
+
+
+# From the papers, written out.
+STARTS: dict[str, list[float]] = {
+    "ROSENBR": [-1.2, 1],
+    "BEALE": [1, 1],
+    "HELIX": [-1, 0, 0],
+    "KOWOSB": [0.25, 0.39, 0.415, 0.39],
+    "OSBORNEA": [0.5, 1.5, -1, 0.01, 0.02],
+    "MEYER3": [0.02, 4000, 250],
+    "HIMMELBG": [0.5, 0.5],
+    "BROWNBS": [1, 1],
+    "GENROSE": [i / 501 for i in range(1, 501)],
+    "WOODS": [-3, -1] * 2000,
+    "NONDIA": [-1] * 5000,
+    "ARWHEAD": [1] * 5000,
+    "BDQRTIC": [1] * 1000,
+    "CRAGGLVY": [1, *[2] * 999],
+    "LIARWHD": [4] * 5000,
+    "ENGVAL1": [2] * 5000,
+    "TRIDIA": [1] * 1000,
+    "DIXMAANB": [2] * 3000,
+    "MSQRTALS": [0.2 * math.sin(k * k) for k in range(1, 530)],
+    "FREUROTH": [0.5, -2, *[0] * 4998],
+    "INDEF": [i / 1001 for i in range(1, 1001)],
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_standard_start(name: str) -> None:
+    np.testing.assert_allclose(MAKERS[name]().x0.numpy(), STARTS[name], rtol=1e-15)
 
 
 @pytest.mark.parametrize("name", MAKERS)
