@@ -90,7 +90,9 @@ class BoundedSteihaug:
         cauchy = self._cauchy(downhill, radius / unit)
         step = min(step, cauchy, key=lambda found: found.value)
         step, reached = self._on_faces(step, float(downhill.norm()), radius, reached)
-        return SteihaugStep(step.s, -step.value, unit * float(step.s.norm()), reached)
+        # Each face may have added Δ: a step that fails must be followed by a shorter one all the same.
+        length = min(unit * float(step.s.norm()), radius)
+        return SteihaugStep(step.s, -step.value, length, reached)
 
     def _origin(self) -> _Inside:
         zero = torch.zeros_like(self._point.gradient)

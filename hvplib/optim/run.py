@@ -134,8 +134,11 @@ class Run:
         if not self.point.finite:
             return Ending.NON_FINITE
         try:
-            while not (self.tolerances.stationary(self.point) and self._certified()):
-                self._step()
+            while True:
+                if not self.tolerances.stationary(self.point):
+                    self._step()
+                elif self._certified():
+                    return Ending.CONVERGED
         except Ended as ended:
             if ended.ending is Ending.STAGNATED:
                 self._go_to(self._quietest)
@@ -144,7 +147,6 @@ class Run:
             if self.interrupt.insisted:
                 raise
             return Ending.INTERRUPTED
-        return Ending.CONVERGED
 
     def _step(self) -> None:
         self._may_step()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hvplib.optim.decrease import decrease
 from hvplib.optim.doubts import Doubts, stalled
-from hvplib.optim.ending import Ended
+from hvplib.optim.ending import Ended, Ending
 from hvplib.optim.evaluation import Objective, Point
 from hvplib.optim.forcing import Forcing
 from hvplib.optim.methods import Method, TrustRegionMethod
@@ -84,6 +84,8 @@ class TrustRegion:
         Raises:
             Ended: There is none, as far as the precision tells.
         """
+        if point.gradient_norm == 0:
+            raise Ended(Ending.STAGNATED)
         space = self._subproblem(point, self._forcing.tolerance(point))
         doubts = Doubts(point)
         while True:
