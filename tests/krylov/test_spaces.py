@@ -14,6 +14,7 @@ from hvplib.krylov.lanczos import Factorization
 from hvplib.krylov.lobpcg import lobpcg, lobpcg_both_ends
 from hvplib.krylov.minres import minres
 from hvplib.krylov.minres_qlp import minres_qlp
+from hvplib.krylov.quadratic_model import QuadraticSpace
 from tests.krylov.spaces import Guarded, Plain, Slanted, in_parts
 
 F64 = torch.float64
@@ -130,6 +131,30 @@ def lanczos(block_size: int) -> Run:
     return run
 
 
+def quadratic(matrix: Tensor, P: Tensor | None = None) -> Run:
+    """A ball, a smaller one, a cubic term; with a search for what is hidden where the space ends."""
+
+    def run(space: Plain) -> Answer:
+        g, H = space.vectors(B[:, :1]), space.product(matrix)
+        start = space.vectors(B[:, 1:2])
+        precondition = None if P is None else space.product(P)
+        with space.watched():
+            model = QuadraticSpace(
+                H, g, precondition=precondition, inner=space.inner, krylov_dim=40, random=lambda j: start
+            )
+            steps = [model.ball(2.0, rtol=1e-5), model.ball(0.5, rtol=1e-5), model.cubic(3.0, rtol=1e-5)]
+        vectors = [space.back(step.s) for step in steps]
+        vectors += [signed(space.back(step.direction)) for step in steps if step.direction is not None]
+        numbers = [
+            torch.tensor([step.predicted, step.norm, step.multiplier, step.least_ritz], dtype=F64)
+            for step in steps
+        ]
+        marks: list[object] = [(step.status, step.num_matvecs, step.on_boundary) for step in steps]
+        return Answer(torch.cat(vectors, dim=1), numbers, marks)
+
+    return run
+
+
 PRECONDITIONER = torch.linalg.inv(POSITIVE + 0.1 * with_spectrum(torch.linspace(0, 1, N).double(), seed=6))
 KERNELS: dict[str, Run] = {
     "cg": linear(cg, POSITIVE, rtol=1e-4, max_iter=200),
@@ -148,6 +173,9 @@ KERNELS: dict[str, Run] = {
     "lobpcg, mass": eigen(lobpcg, k=3, mass=True, largest=True, rtol=1e-6, max_iter=100),
     "lobpcg, preconditioned": eigen(lobpcg, k=3, P=MASS, largest=True, rtol=1e-6, max_iter=100),
     "lobpcg, both ends": eigen(lobpcg_both_ends, k=3, magnitude=True, rtol=1e-6, max_iter=100),
+    "quadratic model": quadratic(INDEFINITE),
+    "quadratic model, preconditioned": quadratic(INDEFINITE, PRECONDITIONER),
+    "quadratic model, space ends": quadratic(SINGULAR + torch.eye(N, dtype=F64)),
     "lanczos": lanczos(1),
     "lanczos, block": lanczos(3),
 }

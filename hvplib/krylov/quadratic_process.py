@@ -1,0 +1,181 @@
+"""The Lanczos process in the metric of a preconditioner, with all vectors kept orthogonal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hvplib.krylov.columns import checked, column_norms, power_of_two
+from hvplib.krylov.inner import Inner
+from hvplib.krylov.quadratic_basis import PairedBasis
+from hvplib.results.status import Status
+
+__all__ = ["Block", "MetricLanczos"]
+
+Block = Callable[[Tensor], Tensor]
+
+# What is shorter than this many roundings of what it was made from is taken for rounding: products of second
+# derivatives lose more digits than products of a matrix.
+_ROUNDINGS = 100.0
+
+
+class _Next(NamedTuple):
+    """The vector that is to be multiplied next, v = P u with ‖v‖_M = 1."""
+
+    step: Tensor
+    dual: Tensor
+
+
+class _Measured(NamedTuple):
+    """What is left of a vector w outside the basis, and how much of it was inside.
+
+    Attributes:
+        dual: w − U Vᵀw (n, 1).
+        step: P of it.
+        square: Its length squared, in the norm of M⁻¹.
+        inside: Vᵀw (count,), float64, on the CPU.
+    """
+
+    dual: Tensor
+    step: Tensor
+    square: float
+    inside: Tensor
+
+    @property
+    def total(self) -> float:
+        """‖w‖² in the norm of M⁻¹."""
+        return float(self.inside @ self.inside) + abs(self.square)
+
+
+class MetricLanczos:
+    """H V = U T + β u eᵀ with VᵀU = I, U = M V, M = P⁻¹, T = VᵀH V tridiagonal.
+
+    Begun again by `renew` where it has ended; T has a zero there.
+
+    Args:
+        matmat: X ↦ H X, of blocks (n, 1).
+        like: A block (n, 1).
+        precondition: W ↦ P W.
+        inner: Sums over the rows.
+
+    Attributes:
+        basis: V and U.
+        coupling: β.
+        num_matvecs: Products made.
+        fault: NON_FINITE or INDEFINITE_PRECONDITIONER, if one of them ended the process; None otherwise.
+    """
+
+    def __init__(self, matmat: Block, like: Tensor, precondition: Block | None, inner: Inner) -> None:
+        self.basis = PairedBasis(like, precondition, inner)
+        self.coupling = 0.0
+        self.num_matvecs = 0
+        self.fault: Status | None = None
+        self._matmat = matmat
+        self._inner = inner
+        self._eps = torch.finfo(like.dtype).eps
+        self._least = torch.finfo(like.dtype).tiny / self._eps
+        self._scale = 1.0  # power of two that brings products near one
+        self._norm = 0.0  # ‖P H‖ from below
+        self._diagonal: list[float] = []
+        self._couplings: list[float] = []  # with the vector before
+        self._next: _Next | None = None
+
+    @property
+    def count(self) -> int:
+        """Columns of V."""
+        return len(self._diagonal)
+
+    @property
+    def has_next(self) -> bool:
+        """Whether there is a vector to multiply."""
+        return self._next is not None
+
+    @property
+    def T(self) -> Tensor:
+        """(count, count), float64, on the CPU."""
+        beside = torch.tensor(self._couplings[1:], dtype=torch.float64)
+        T = torch.diag(torch.tensor(self._diagonal, dtype=torch.float64))
+        return T + torch.diag(beside, 1) + torch.diag(beside, -1) if len(beside) else T
+
+    def begin(self, g: Tensor) -> float:
+        """Start from P g; gives ‖g‖ in the norm of M⁻¹."""
+        measured = self._outside(g.clone(), 0)
+        if self._sound(measured, floor=0.0) and measured.square == 0:
+            self.fault = Status.INDEFINITE_PRECONDITIONER  # as g is not zero
+        return self._follow(measured) if self.fault is None else 0.0
+
+    def renew(self, start: Tensor) -> None:
+        """Go on from the part of `start` (n, 1) outside the basis, if there is any."""
+        measured = self._outside(start.clone(), self.count)
+        if not self._sound(measured) or measured.square <= (_ROUNDINGS * self._eps) ** 2 * measured.total:
+            return
+        # What is left of a vector that lay almost inside has parts inside again.
+        again = self._outside(measured.dual, self.count)
+        if self._sound(again):
+            self._follow(again)
+
+    def expand(self) -> None:
+        """One product: T and β grow, or `fault` says why not. Needs `has_next`."""
+        assert self._next is not None
+        v = self._next.step
+        product = checked("matmat", self._matmat(v), v)
+        self.num_matvecs += 1
+        self.basis.put(self.count, v, self._next.dual)
+        measured = self._in_range(product)
+        norm = max(self._norm, math.sqrt(measured.total) / self._scale)
+        if not self._sound(measured, floor=self._eps * (norm * self._scale) ** 2):
+            return
+        self._diagonal.append(float(measured.inside[-1]) / self._scale)
+        self._couplings.append(self.coupling)
+        self._norm, self.coupling, self._next = norm, 0.0, None
+        if measured.square > (_ROUNDINGS * self._eps * norm * self._scale) ** 2:
+            self.coupling = self._follow(measured) / self._scale
+
+    def _in_range(self, product: Tensor) -> _Measured:
+        """What is outside of a product, scaled so that its square does not leave the range of the dtype."""
+        after, likely = self.count + 1, max(self.count - 1, 0)
+        measured = self._outside(product * self._scale, after, likely)
+        if self._least <= measured.total < math.inf:
+            return measured
+        norm = column_norms(self._inner, product)[0]
+        if not 0 < norm < math.inf:
+            return measured
+        self._scale = power_of_two(norm, product.dtype)
+        return self._outside(product * self._scale, after, likely)
+
+    def _outside(self, w: Tensor, count: int, likely: int = 0) -> _Measured:
+        """Take from w, in place, its part in the first `count` columns, most of it in those from `likely`."""
+        first = self.basis.project_out(w, likely, count)
+        inside = self.basis.project_out(w, 0, count)
+        inside[likely:] += first
+        measured = self._measured(w, inside)
+        if float(measured.inside[:likely].square().sum()) > measured.square / 4:
+            # There was more of the other columns than the recurrence knows: one pass was not enough for them.
+            again = self._measured(w, self.basis.project_out(w, 0, count))
+            measured = again._replace(inside=measured.inside + again.inside)
+        return measured
+
+    def _measured(self, w: Tensor, inside: Tensor) -> _Measured:
+        step = self.basis.preconditioned(w)
+        numbers = torch.cat([inside, self._inner.columns(w, step)]).to("cpu", torch.float64)
+        return _Measured(w, step, float(numbers[-1]), numbers[:-1])
+
+    def _sound(self, measured: _Measured, floor: float = math.inf) -> bool:
+        """Whether the numbers are finite, and the square above −floor; if not, `fault` is set."""
+        if not math.isfinite(measured.total):
+            self.fault = Status.NON_FINITE
+        elif measured.square < -floor:
+            self.fault = Status.INDEFINITE_PRECONDITIONER
+        return self.fault is None
+
+    def _follow(self, measured: _Measured) -> float:
+        """Multiply with what is outside next; its length in the norm of M⁻¹."""
+        length = math.sqrt(measured.square)
+        # The preconditioner may have returned its argument: v comes first, and is a copy.
+        step = measured.step / length
+        self._next = _Next(step, step if measured.step is measured.dual else measured.dual.div_(length))
+        return length
