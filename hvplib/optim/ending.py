@@ -58,6 +58,12 @@ class Ending(IntEnum):
     INTERRUPTED = 11, "interrupted before the end was reached; x is the best so far"
     STOPPED = 12, "the callback asked to stop before the end was reached; x is the best so far"
 
+    INDEFINITE_PRECONDITIONER = (
+        13,
+        "the preconditioner is not symmetric positive definite: a vector r with rᵀP r ≤ 0 was met; use one "
+        "that is",
+    )
+
     @property
     def success(self) -> bool:
         """Whether what was asked for was reached."""

@@ -146,7 +146,9 @@ def _between(low: Trial, high: Trial) -> float:
     share = (_cubic(low, high) - low.t) / width
     if not math.isfinite(share):
         share = 0.5
-    return low.t + min(max(share, _INSIDE), 1 - _INSIDE) * width
+    # Before anything lower is known, the bracket has to be halved at least.
+    most = 0.5 if low.t == 0 else 1 - _INSIDE
+    return low.t + min(max(share, _INSIDE), most) * width
 
 
 def _beyond(start: Trial, low: Trial) -> float:

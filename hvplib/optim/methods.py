@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "NAMES",
+    "Auto",
     "LineSearchMethod",
     "LineSearchNewtonCG",
     "Method",
@@ -22,6 +23,12 @@ __all__ = [
 @dataclass(frozen=True)
 class Method:
     """What all methods share: nothing but that they are one."""
+
+
+@dataclass(frozen=True)
+class Auto(Method):
+    """`TrustExact` up to 64 unknowns without a preconditioner; for more `TrustKrylov`, or `TrustNCG` where a
+    basis of 200 vectors takes more than an eighth of the free memory. `TrustNCG` with bounds."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,8 @@ class TrustKrylov(TrustRegionMethod):
     """The model minimised over a Krylov space to optimality, hard case included (Gould et al. 1999).
 
     Attributes:
-        krylov_dim: Largest dimension of the space, whose basis is stored; min(n, 200) if None.
+        krylov_dim: Largest dimension of the space, whose basis is stored; if None, n, 500, or
+            what an eighth of the free memory holds, whichever is least.
     """
 
     krylov_dim: int | None = None
@@ -116,6 +124,7 @@ class NewtonMR(LineSearchMethod):
 
 
 NAMES: dict[str, type[Method]] = {
+    "auto": Auto,
     "trust-ncg": TrustNCG,
     "trust-krylov": TrustKrylov,
     "trust-exact": TrustExact,

@@ -10,11 +10,15 @@ from typing import Any
 import torch
 from scipy.optimize import OptimizeResult
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from hvplib.errors import DerivativeError
 from hvplib.interrupt import Interrupt
 from hvplib.operators.curvature import HessianOperator
-from hvplib.optim.build import built
+from hvplib.optim.bounded_curvature import least_curvature_within
+from hvplib.optim.bounds import bounded, method_within, proven_inside
+from hvplib.optim.box import Box
+from hvplib.optim.build import built, chosen
 from hvplib.optim.certificate import least_curvature
 from hvplib.optim.ending import Ending
 from hvplib.optim.evaluation import Limits, Objective, Point
@@ -34,13 +38,14 @@ def minimize(
     x0: Any,
     data: Iterable[Any] | None = None,
     *,
-    method: Method | str = "trust-ncg",
+    method: Method | str = "auto",
     gtol: float | None = None,
     ftol: float = 0.0,
     max_iter: int = 2000,
     max_nfev: int | None = None,
     max_hvp: int | None = None,
     time_limit: float | None = None,
+    bounds: Any = None,
     preconditioner: Any = None,
     check_matvecs: int = 100,
     miss_probability: float = 1e-3,
@@ -59,20 +64,27 @@ def minimize(
     `success` means that x is stationary and no negative curvature was found; every other end has a message
     that names what happened, and says what to do. Ctrl-C, limits and the callback return the best so far.
 
+    With bounds, l ≤ x ≤ u, x is taken for stationary if max |x − P(x − ∇f)| ≤ gtol, P the projection onto
+    them, and curvature is that of the variables whose gradient is within gtol, along directions that stay
+    inside. f is evaluated at no point outside; a start outside is projected, as SciPy does.
+
     Args:
         func: f(x), or func(x, batch) with data; for a tuple x, func(*x). Returns a real scalar tensor.
         x0: Where to start: a tensor or a pytree of them, or an array or numbers, which f gets as a tensor of
             float64 (float32 if the array is).
         data: Mini-batches whose weighted mean f is; see `HessianOperator`.
         method: "trust-krylov" (`TrustKrylov`), "trust-ncg" (`TrustNCG`), "trust-exact" (`TrustExact`), "arc"
-            (`ARC`), "newton-cg" (`LineSearchNewtonCG`), "newton-mr" (`NewtonMR`); "auto" is "trust-krylov",
-            or "trust-ncg" where a basis of 200 vectors takes more than an eighth of the free memory.
+            (`ARC`), "newton-cg" (`LineSearchNewtonCG`), "newton-mr" (`NewtonMR`); "auto" is "trust-exact"
+            up to 64 unknowns, and for more "trust-krylov", or "trust-ncg" where a basis of 200 vectors takes
+            more than an eighth of the free memory.
         gtol: Tolerance on the gradient; 1e-6, in float32 1e-3.
         ftol: A step that lowers f by at most ftol max(1, |f|) ends the iteration, without success; 0 never.
         max_iter: Most steps.
         max_nfev: Most points at which f is evaluated, each with its gradient.
         max_hvp: Most products with the Hessian.
         time_limit: Seconds.
+        bounds: (lower, upper), each None, a number, or like x0 (pytrees may hold None and numbers), or a
+            `scipy.optimize.Bounds`; ±inf for no bound. For "trust-ncg", which "auto" is then.
         preconditioner: P ≈ (∇²f)⁻¹, symmetric positive definite: an operator or a matrix, or a function
             x ↦ operator, asked at each point. The trust region's norm is ‖s‖ = √(sᵀP⁻¹s).
         check_matvecs: Products that a second-order check may take.
@@ -90,7 +102,9 @@ def minimize(
         * success, status, message: How it ended; `status` is an `Ending`, 0 for success.
         * nit, nfev, njev, nhev: Steps, points (value and gradient at once) and products. Not counted are the
           checks of the way of differentiating, about ten gradients at x0.
-        * gradient_norm: max |∇f_i|.
+        * gradient_norm: max |∇f_i|, with bounds max |x − P(x − ∇f)|.
+        * active, start_projected: With bounds, −1 where x_i = l_i, 1 where x_i = u_i, else 0, like x0; and
+          whether x0 was outside.
         * certificate: "minimum", "saddle" or "undecided".
         * min_eigenvalue, min_eigenvalue_bound: Above and below λ_min(∇²f(x)), the latter but for
           `miss_probability`; NaN and −∞ where curvature was not asked for.
@@ -113,30 +127,39 @@ def minimize(
         >>> result.success, result.certificate, round(result.min_eigenvalue, 6)
         (True, 'minimum', 2.0)
     """
-    settings = method_of(method)
+    settings = method_of(method) if bounds is None else method_within(method_of(method))
     limits = _limits(max_nfev, max_hvp, time_limit)
     _check(gtol, ftol, max_iter, check_matvecs, miss_probability)
     primals, back = started(x0)
+    box, primals, outside = bounded(bounds, primals)
     with Interrupt() as interrupt:
         # The objective's first point is alone in holding the operator, so that it can be let go of.
-        objective = Objective(_differentiated(func, primals, data, options), limits, interrupt)
+        objective = Objective(_differentiated(func, primals, data, options, box), limits, interrupt, box)
+        settings = chosen(settings, objective, preconditioned=preconditioner is not None)
         random = _random(objective.start.x, generator)
         unravel = partial(_unraveled, objective, back)
         _check_preconditioner(preconditioner, settings)
         precondition = preconditioning(preconditioner, objective, unravel)
+        tolerances = Tolerances(_GTOL[objective.space.dtype] if gtol is None else gtol, ftol)
+        least = (
+            least_curvature if box is None else partial(least_curvature_within, box=box, gtol=tolerances.gtol)
+        )
         run = Run(
             objective=objective,
             method=built(settings, objective, precondition, random),
-            tolerances=Tolerances(_GTOL[objective.space.dtype] if gtol is None else gtol, ftol),
+            tolerances=tolerances,
             max_iter=max_iter,
             curvature_at=partial(
-                least_curvature, random=random, max_matvecs=check_matvecs, probability=miss_probability
+                least, random=random, max_matvecs=check_matvecs, probability=miss_probability
             ),
             callback=None if callback is None else partial(_told, callback, unravel),
             interrupt=interrupt,
         )
         ending = run.to_end()
-    return _result(run, ending, unravel)
+    result = _result(run, ending, unravel)
+    if box is not None:
+        result.update(active=_integers(unravel(box.active(run.point.x))), start_projected=outside)
+    return result
 
 
 def _limits(max_nfev: int | None, max_hvp: int | None, time_limit: float | None) -> Limits:
@@ -161,10 +184,16 @@ def _check(
 
 
 def _differentiated(
-    func: Callable[..., Any], primals: Any, data: Iterable[Any] | None, options: dict[str, Any]
+    func: Callable[..., Any],
+    primals: Any,
+    data: Iterable[Any] | None,
+    options: dict[str, Any],
+    box: Box | None,
 ) -> HessianOperator:
     """∇²f(x0), verified, unless there is nothing to verify: f or its gradient is not finite."""
     try:
+        if box is not None:
+            return proven_inside(func, primals, data, options, box)
         return HessianOperator(func, primals, data, **options)
     except DerivativeError:
         unverified = HessianOperator(func, primals, data, **{**options, "verify": False})
@@ -213,6 +242,11 @@ def _told(
         return bool(callback(told))
     except StopIteration:
         return True
+
+
+def _integers(mask: Any) -> Any:
+    """−1, 0 and 1 as integers, also where x0 has several dtypes."""
+    return tree_map(lambda leaf: leaf.long() if isinstance(leaf, Tensor) else leaf, mask)
 
 
 def _result(run: Run, ending: Ending, back: Callable[[Tensor], Any]) -> OptimizeResult:

@@ -15,6 +15,12 @@ from hvplib.results.status import Status
 __all__ = ["Steihaug", "SteihaugStep"]
 
 
+_BROKEN = {
+    Status.NON_FINITE: Ending.NON_FINITE,
+    Status.INDEFINITE_PRECONDITIONER: Ending.INDEFINITE_PRECONDITIONER,
+}
+
+
 @dataclass(frozen=True)
 class SteihaugStep:
     """Where conjugate gradients ended.
@@ -56,7 +62,7 @@ class Steihaug:
         """The step for a radius.
 
         Raises:
-            Ended: A product was not finite, before any step was made.
+            Ended: A product was not finite, or the preconditioner indefinite, before any step was made.
         """
         outcome = cg(
             self._point.hvp,
@@ -67,7 +73,7 @@ class Steihaug:
             radius=radius,
         )
         assert outcome.decrease is not None and outcome.lengths is not None
-        if outcome.statuses[0] is Status.NON_FINITE and not float(outcome.decrease) > 0:
-            raise Ended(Ending.NON_FINITE)
+        if outcome.statuses[0] in _BROKEN and not float(outcome.decrease) > 0:
+            raise Ended(_BROKEN[outcome.statuses[0]])
         boundary = outcome.statuses[0] is Status.BOUNDARY
         return SteihaugStep(outcome.x, float(outcome.decrease), float(outcome.lengths), boundary)
