@@ -93,6 +93,15 @@ def test_shapes_of_clusters() -> None:
         assert 1.0 < distances.min() < 1.15
 
 
+def test_icosahedron_is_regular() -> None:
+    # Twelve corners at the distance R from the atom in the middle; thirty edges of length R / sin(2π/5).
+    radii = icosahedron().norm(dim=1)[1:]
+    edges = torch.pdist(icosahedron()[1:]).sort().values[:30]
+    torch.testing.assert_close(radii, torch.full_like(radii, 1.08), rtol=1e-14, atol=0)
+    expected = torch.full_like(edges, 1.08 / math.sin(2 * math.pi / 5))
+    torch.testing.assert_close(edges, expected, rtol=1e-14, atol=0)
+
+
 @pytest.mark.parametrize("atoms", [13, 38])
 def test_clusters_fall_to_their_known_minima(atoms: int) -> None:
     problem = lennard_jones(atoms)
