@@ -88,19 +88,21 @@ def per_problem(row: Mapping[str, Outcome | str]) -> str:
 
 def summary(outcomes: Outcomes) -> str:
     """Return the totals of each contender over all problems."""
-    columns = ("solved", "false successes", "solved, not claimed", "evaluations", "products", "seconds")
+    claims = ("solved", "false successes", "solved, not claimed", "out of time")
+    columns = (*claims, "evaluations", "products", "seconds")
     rows = {}
     for who in next(iter(outcomes.values())):
         own = [row[who] for row in outcomes.values()]
         done = [outcome for outcome in own if isinstance(outcome, Outcome)]
         if not done:
-            rows[who] = [str(own[0]), "", "", "", "", ""]
+            rows[who] = [str(own[0]), *[""] * (len(columns) - 1)]
             continue
         solved = sum(o.solved for o in done)
         rows[who] = [
             f"{solved} of {len(own)}",
             str(sum(o.success and not o.solved for o in done)),
             str(sum(o.solved and not o.success for o in done)),
+            str(sum("time limit" in o.message for o in done)),
             str(sum(o.points for o in done)),
             str(sum(o.products for o in done)),
             figure(sum(o.seconds for o in done)),

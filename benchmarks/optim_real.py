@@ -20,6 +20,7 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
+from benchmarks.minimisers import value_and_gradient
 from benchmarks.problems import REAL, Minimisation
 from benchmarks.tables import arguments, figure, limited, publish, table
 from hvplib.optim import minimize
@@ -121,17 +122,13 @@ def by_torch(problem: Minimisation, course: Course) -> None:
 
 
 def by_scipy(problem: Minimisation, course: Course) -> None:
-    def value_and_gradient(point: np.ndarray) -> tuple[float, np.ndarray]:
-        x = torch.tensor(point, requires_grad=True)
-        value = problem.func(x)
-        (gradient,) = torch.autograd.grad(value, x)
-        course.note_or_stop(float(value.detach()), len(course.rows) + 1)
-        return float(value.detach()), gradient.numpy()
+    def followed(x: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = value_and_gradient(problem, x)
+        course.note_or_stop(value, len(course.rows) + 1)
+        return value, gradient
 
     limits = {"maxcor": _PAIRS, "maxiter": 100_000, "maxfun": 100_000, "gtol": 1e-12, "ftol": 0.0}
-    scipy.optimize.minimize(
-        value_and_gradient, problem.x0.numpy(), jac=True, method="L-BFGS-B", options=limits
-    )
+    scipy.optimize.minimize(followed, problem.x0.numpy(), jac=True, method="L-BFGS-B", options=limits)
 
 
 CONTENDERS: dict[str, Contender] = {

@@ -80,7 +80,7 @@ def draw(sections: Mapping[str, Costs], path: Path) -> None:
         ax.set_xticks(ticks, [str(tick) for tick in ticks])
         ax.grid(alpha=0.3)
     axes[0][0].set_ylabel("share of problems solved")
-    axes[0][-1].legend(fontsize="small", loc="lower right")
+    axes[0][-1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

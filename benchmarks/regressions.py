@@ -129,7 +129,7 @@ def by_scipy(method: str, regression: Regression, start: int) -> Fit:
 CONTENDERS: dict[str, Contender] = {
     "**hvplib levenberg-marquardt**": partial(by_least_squares, "levenberg-marquardt"),
     "**hvplib gauss-newton**": partial(by_least_squares, "gauss-newton"),
-    "**hvplib minimize, trust-ncg**": partial(by_minimize, "trust-ncg"),
+    "**hvplib minimize, auto**": partial(by_minimize, "auto"),
     "SciPy least_squares, lm": partial(by_scipy, "lm"),
     "SciPy least_squares, trf": partial(by_scipy, "trf"),
     "SciPy least_squares, dogbox": partial(by_scipy, "dogbox"),

@@ -152,13 +152,16 @@ def test_tables() -> None:
     def gone(problem: Minimisation, watch: Watch) -> Answer:
         raise Absent("not installed")
 
-    outcomes = contest({"one": bowl, "two": bowl}, {"good": good, "bad": bad, "gone": gone}, 10)
+    slow = claiming(vector(1, 1), False, "time limit")
+    contenders = {"good": good, "bad": bad, "slow": slow, "gone": gone}
+    outcomes = contest({"one": bowl, "two": bowl}, contenders, 10)
     rows = {line.split("|")[1].strip(): line for line in summary(outcomes).splitlines()[2:]}
-    assert rows["good"].startswith("| good | 2 of 2 | 0 | 0 | 6 | 8 |")
-    assert rows["bad"].startswith("| bad | 0 of 2 | 2 | 0 | 6 | 8 |")
+    assert rows["good"].startswith("| good | 2 of 2 | 0 | 0 | 0 | 6 | 8 |")
+    assert rows["bad"].startswith("| bad | 0 of 2 | 2 | 0 | 0 | 6 | 8 |")
+    assert rows["slow"].startswith("| slow | 0 of 2 | 0 | 0 | 2 | 6 | 8 |")
     assert rows["gone"].startswith("| gone | not installed |")
-    table = costs(outcomes, lambda o: o.cost)
-    assert table == {"good": {"one": 7, "two": 7}, "bad": {"one": math.inf, "two": math.inf}}
+    table, lost = costs(outcomes, lambda o: o.cost), {"one": math.inf, "two": math.inf}
+    assert table == {"good": {"one": 7, "two": 7}, "bad": lost, "slow": lost}
     assert "| good | 100 % | 100 %" in profiles(table) and "| bad | 0 % | 0 %" in profiles(table)
     text = per_problem(outcomes["one"])
     assert "**false success**" in text and "| good | 3 | 0.0e+00 | 3 | 4 |" in text
