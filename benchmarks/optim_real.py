@@ -122,13 +122,13 @@ def by_torch(problem: Minimisation, course: Course) -> None:
 
 
 def by_scipy(problem: Minimisation, course: Course) -> None:
-    def followed(x: np.ndarray) -> tuple[float, np.ndarray]:
+    def noted(x: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = value_and_gradient(problem, x)
         course.note_or_stop(value, len(course.rows) + 1)
         return value, gradient
 
     limits = {"maxcor": _PAIRS, "maxiter": 100_000, "maxfun": 100_000, "gtol": 1e-12, "ftol": 0.0}
-    scipy.optimize.minimize(followed, problem.x0.numpy(), jac=True, method="L-BFGS-B", options=limits)
+    scipy.optimize.minimize(noted, problem.x0.numpy(), jac=True, method="L-BFGS-B", options=limits)
 
 
 CONTENDERS: dict[str, Contender] = {
