@@ -72,7 +72,7 @@ class LevenbergMarquardtSteps:
                     return trial
                 if step.norm <= self._fit.eps**0.5 * size:
                     refuted = max(refuted, step.predicted)
-            if radius <= max(self._fit.eps * size, 1e-300):
+            if not radius > max(self._fit.eps * size, 1e-300):
                 raise Ended(self._fit.stalled(point, refuted))
 
     def restart(self, length: float) -> None:

@@ -341,6 +341,25 @@ def test_wrong_forward_mode_is_outvoted_by_the_difference() -> None:
     assert J.report.strategy == "double-backward"
 
 
+class ConsistentlyWrong(Once):
+    """Both ways agree with each other, and not with the values."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return 3 * ctx.saved_tensors[0] * grad
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return 3 * ctx.saved_tensors[0] * tangent
+
+
+@pytest.mark.parametrize("strategy", ["auto", "forward"])
+def test_two_ways_that_are_wrong_alike_are_refused(strategy: str) -> None:
+    J = local_jacobian(lambda x: ConsistentlyWrong.apply(A @ x), X, strategy=strategy)
+    with pytest.raises(DerivativeError, match="difference of values: FAILED"):
+        J.jvp(X)
+
+
 class Neither(torch.autograd.Function):
     """No second backward, no forward mode."""
 
@@ -426,7 +445,7 @@ def test_wrong_backward_is_refused_beside_kinks_and_rounding(
 
 
 def test_not_a_number_passes_through_unproven() -> None:
-    J = local_jacobian(torch.log, -X.abs())
+    J = local_jacobian(torch.sqrt, -X.abs())
     assert J.value.isnan().all() and J.jvp(X).shape == (4,)
 
 

@@ -13,7 +13,6 @@ import torch
 from scipy.optimize import OptimizeResult
 from torch import Tensor
 
-from benchmarks.problems.nist import NIST
 from hvplib.errors import OutputError
 from hvplib.optim.ending import Ending
 from hvplib.optim.fit_methods import FitMethod, GaussNewton, LevenbergMarquardt
@@ -150,23 +149,6 @@ def test_statistics_agree_with_curve_fit() -> None:
     assert np.allclose(result.covariance(), covariance, rtol=1e-5)
     assert np.allclose(result.stderr, np.sqrt(np.diag(covariance)), rtol=1e-5)
     assert np.allclose(result.x, x, rtol=1e-7)
-
-
-@pytest.mark.parametrize("start", [0, 1], ids=["far", "near"])
-@pytest.mark.parametrize("name", sorted(NIST))
-def test_nist_certified_values(name: str, start: int) -> None:
-    problem = NIST[name]
-    result = least_squares(problem.residual, problem.starts[start])
-    assert result.success and result.certificate == "minimum"
-    assert digits(result.x, problem.parameters) > 6
-    assert digits(result.stderr, problem.deviations) > 6
-    assert digits(vector(2 * result.cost), vector(problem.residual_sum_of_squares)) > 9
-
-
-def test_meyer_spends_a_few_hundred_evaluations() -> None:
-    problem = NIST["MGH10"]
-    result = least_squares(problem.residual, problem.starts[0])
-    assert result.nfev < 400 and result.num_products < 1000
 
 
 def test_one_parameter() -> None:
