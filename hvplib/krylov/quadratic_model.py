@@ -187,7 +187,14 @@ class QuadraticSpace:
 
     # Steps.
 
-    def ball(self, radius: float, *, rtol: float = 1e-8, max_matvecs: float = math.inf) -> QuadraticStep:
+    def ball(
+        self,
+        radius: float,
+        *,
+        rtol: float = 1e-8,
+        boundary_rtol: float | None = None,
+        max_matvecs: float = math.inf,
+    ) -> QuadraticStep:
         """s ≈ argmin gᵀs + ½ sᵀH s subject to ‖s‖_M ≤ Δ.
 
         However early it ends after a product, s is at least as good as the Cauchy point, the best in the ball
@@ -196,6 +203,8 @@ class QuadraticSpace:
         Args:
             radius: Δ, positive and finite.
             rtol: Of the stopping rule.
+            boundary_rtol: The same where s lies on the boundary; rtol if None. There the ball decides how far
+                the model is trusted, and digits of s are worth less.
             max_matvecs: Products that this call may make.
 
         Returns:
@@ -203,10 +212,11 @@ class QuadraticSpace:
             `max_matvecs` came first. NON_FINITE: a product was not finite; s is from what was known before.
 
         Raises:
-            ValueError: The radius is not positive and finite, or rtol or max_matvecs is negative.
+            ValueError: The radius is not positive and finite, or a tolerance or max_matvecs is negative.
         """
-        _check_call("radius", radius, rtol, max_matvecs)
-        return self._minimised(partial(ball_step, radius=radius), rtol, max_matvecs)
+        tolerances = rtol, rtol if boundary_rtol is None else boundary_rtol
+        _check_call("radius", radius, min(tolerances), max_matvecs)
+        return self._minimised(partial(ball_step, radius=radius), tolerances, max_matvecs)
 
     def cubic(self, sigma: float, *, rtol: float = 1e-8, max_matvecs: float = math.inf) -> QuadraticStep:
         """s ≈ argmin gᵀs + ½ sᵀH s + (σ/3) ‖s‖_M³.
@@ -214,6 +224,8 @@ class QuadraticSpace:
         Args:
             sigma: σ, positive and finite.
             rtol: Of the stopping rule.
+            boundary_rtol: The same where s lies on the boundary; rtol if None. There the ball decides how far
+                the model is trusted, and digits of s are worth less.
             max_matvecs: Products that this call may make.
 
         Returns:
@@ -223,9 +235,9 @@ class QuadraticSpace:
             ValueError: σ is not positive and finite, or rtol or max_matvecs is negative.
         """
         _check_call("sigma", sigma, rtol, max_matvecs)
-        return self._minimised(partial(cubic_step, sigma=sigma), rtol, max_matvecs)
+        return self._minimised(partial(cubic_step, sigma=sigma), (rtol, rtol), max_matvecs)
 
-    def _minimised(self, small: Small, rtol: float, max_matvecs: float) -> QuadraticStep:
+    def _minimised(self, small: Small, rtols: tuple[float, float], max_matvecs: float) -> QuadraticStep:
         limit = self.num_matvecs + max_matvecs
         while True:
             self._go_on_elsewhere()
@@ -233,7 +245,7 @@ class QuadraticSpace:
             if end is not None or _due(self._process.count):
                 found = self._found(small)
                 residual = self._residual(found)
-                tolerance = rtol * max(self._norm, found.multiplier * found.norm)
+                tolerance = rtols[found.on_boundary] * max(self._norm, found.multiplier * found.norm)
                 if self._process.count and residual <= tolerance and not self._searching:
                     return self._step(found, residual, Status.CONVERGED)
                 if end is not None:

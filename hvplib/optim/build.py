@@ -55,7 +55,7 @@ def built(settings: Method, objective: Objective, precondition: Preconditioning,
         return TrustRegion(objective, settings, lambda point, rtol: Exact(point))
     if isinstance(settings, TrustKrylov):
         krylov_dim = _krylov_dim(settings.krylov_dim, objective)
-        return TrustRegion(objective, settings, _krylov(krylov_dim, precondition, random))
+        return TrustRegion(objective, settings, _krylov(settings, krylov_dim, precondition, random))
     if isinstance(settings, TrustNCG):
         max_iter = settings.max_cg_iter or objective.space.size
         if objective.box is None:
@@ -77,10 +77,15 @@ def _bounded(box: Box, max_iter: int, precondition: Preconditioning) -> Callable
 
 
 def _krylov(
-    krylov_dim: int, precondition: Preconditioning, random: Random
+    settings: TrustKrylov, krylov_dim: int, precondition: Preconditioning, random: Random
 ) -> Callable[[Point, float], KrylovModel]:
     return lambda point, rtol: KrylovModel(
-        point, rtol, krylov_dim=krylov_dim, precondition=precondition(point), random=random
+        point,
+        rtol,
+        boundary_rtol=settings.boundary_rtol,
+        krylov_dim=krylov_dim,
+        precondition=precondition(point),
+        random=random,
     )
 
 

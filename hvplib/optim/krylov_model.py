@@ -26,6 +26,7 @@ class KrylovModel:
     Args:
         point: Of the model.
         rtol: ‖∇f + (∇²f + μM) s‖ ≤ rtol ‖∇f‖ ends the growth.
+        boundary_rtol: The same for steps to the boundary of the ball, if it is larger.
         krylov_dim: The largest dimension.
         precondition: P = M⁻¹.
         random: k ↦ a block (n, k) of normal numbers, to go on where the space of the gradient ends.
@@ -36,11 +37,12 @@ class KrylovModel:
         point: Point,
         rtol: float,
         *,
+        boundary_rtol: float,
         krylov_dim: int,
         precondition: Block | None,
         random: Callable[[int], Tensor],
     ) -> None:
-        self._rtol = rtol
+        self._rtol, self._boundary_rtol = rtol, max(rtol, boundary_rtol)
         self._space = QuadraticSpace(
             point.hvp, point.gradient, krylov_dim=krylov_dim, precondition=precondition, random=random
         )
@@ -51,7 +53,7 @@ class KrylovModel:
         Raises:
             Ended: A product was not finite, or the preconditioner indefinite, before any step was made.
         """
-        return _sound(self._space.ball(radius, rtol=self._rtol))
+        return _sound(self._space.ball(radius, rtol=self._rtol, boundary_rtol=self._boundary_rtol))
 
     def cubic(self, sigma: float) -> QuadraticStep:
         """The step for the model with (σ/3) ‖s‖_M³; raises as `ball`."""

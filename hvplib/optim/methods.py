@@ -27,8 +27,11 @@ class Method:
 
 @dataclass(frozen=True)
 class Auto(Method):
-    """`TrustExact` up to 64 unknowns without a preconditioner; for more `TrustKrylov`, or `TrustNCG` where a
-    basis of 200 vectors takes more than an eighth of the free memory. `TrustNCG` with bounds."""
+    """The method that suits the problem.
+
+    `TrustExact` up to 64 unknowns, without a preconditioner; for more `TrustKrylov`, or `TrustNCG` where a
+    basis of 200 vectors takes more than an eighth of the free memory; `TrustNCG` with bounds.
+    """
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,12 @@ class TrustKrylov(TrustRegionMethod):
     Attributes:
         krylov_dim: Largest dimension of the space, whose basis is stored; if None, n, 500, or
             what an eighth of the free memory holds, whichever is least.
+        boundary_rtol: ‖∇f + (∇²f + μM) s‖ ≤ boundary_rtol ‖∇f‖ ends the growth of the space for a step to the
+            boundary of the ball; of the others, forcing terms decide.
     """
 
     krylov_dim: int | None = None
+    boundary_rtol: float = 0.5
 
 
 @dataclass(frozen=True)

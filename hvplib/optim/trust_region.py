@@ -90,6 +90,8 @@ class TrustRegion:
         doubts = Doubts(point)
         while True:
             step = space.ball(self.radius)
+            if not (math.isfinite(step.predicted) and math.isfinite(step.norm)):
+                raise Ended(Ending.NON_FINITE)  # numbers beyond the range of the dtype
             trial = self._objective.moved(point, step.s)
             actual = decrease(point, trial, step.s)
             self._resize(point, step, actual)
