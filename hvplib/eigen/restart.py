@@ -14,7 +14,9 @@ __all__ = ["kept"]
 _COST = 3.0
 
 
-def kept(values: Tensor, highest: int, lowest: int, *, capacity: int, width: int) -> Tensor:
+def kept(
+    values: Tensor, residual_norms: Tensor, highest: int, lowest: int, *, capacity: int, width: int
+) -> Tensor:
     """Indices of the Ritz vectors to keep: the a highest and the b lowest of ascending values (m,).
 
     The next cycle of s = (capacity − a − b) / width steps damps what lies in the interval of the values that
@@ -22,8 +24,14 @@ def kept(values: Tensor, highest: int, lowest: int, *, capacity: int, width: int
     ρ = arcosh(1 + 2 d / (θ_hi − θ_lo)). Chosen are a and b with the largest ρ − c / s, the gain per step. (To
     choose the number by such an estimate: Yamazaki, Bai, Simon, Wang, Wu 2010, 10.1145/1824801.1824805.)
 
+    At an end where none is wanted, what is kept only shortens the interval; few outliers there, as a Hessian
+    has them above the small eigenvalues, make it many times as long. But a vector that is not yet told apart
+    from the next one does not take its value out of the interval: so the outermost are candidates as far as
+    the residual norm of each is below the distance to the next value.
+
     Args:
         values: Ritz values (m,), ascending, on the CPU.
+        residual_norms: Theirs (m,).
         highest: How many are wanted at the upper end; at least so many are kept there.
         lowest: How many are wanted at the lower end.
         capacity: Columns that the basis may have.
@@ -36,7 +44,9 @@ def kept(values: Tensor, highest: int, lowest: int, *, capacity: int, width: int
     # A cycle of one step would only multiply the residual, and one of a few steps costs more time for turning
     # the basis than it saves in products.
     room = m - max(2 * width, capacity // 4)
-    a, b = torch.meshgrid(_choices(highest, room), _choices(lowest, room), indexing="ij")
+    apart = residual_norms[1:] < values.diff(), residual_norms[:-1] < values.diff()
+    upper, lower = _choices(highest, room, apart[0].flip(0)), _choices(lowest, room, apart[1])
+    a, b = torch.meshgrid(upper, lower, indexing="ij")
     a, b = a.flatten(), b.flatten()
     fits = a + b <= max(room, highest + lowest)
     a, b = a[fits], b[fits]
@@ -50,10 +60,12 @@ def kept(values: Tensor, highest: int, lowest: int, *, capacity: int, width: int
     steps = (capacity - a - b) / width
     gain = torch.acosh(1 + 2 * (distance / span).clamp(min=0)) - _COST / steps.clamp(min=0.5)
     best = int(gain.argmax())
-    upper, lower = int(a[best]), int(b[best])
-    return torch.cat([torch.arange(lower), torch.arange(m - upper, m)])
+    return torch.cat([torch.arange(int(b[best])), torch.arange(m - int(a[best]), m)])
 
 
-def _choices(wanted: int, room: int) -> Tensor:
-    """At an end where none is wanted, none is kept."""
-    return torch.arange(wanted, max(room, wanted) + 1) if wanted else torch.zeros(1, dtype=torch.long)
+def _choices(wanted: int, room: int, apart: Tensor) -> Tensor:
+    """How many may be kept at an end: the wanted and more, or, of none wanted, those that are told apart."""
+    if wanted:
+        return torch.arange(wanted, max(room, wanted) + 1)
+    told_apart = int(apart.long().cumprod(0).sum())
+    return torch.arange(min(told_apart, room) + 1)

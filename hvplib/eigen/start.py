@@ -30,7 +30,8 @@ class Start:
     def restart(self, ritz: Ritz, highest: int, lowest: int) -> None:
         """Shrink to Ritz vectors: so many at each end are wanted, others are kept to make them converge."""
         F = self._factorization
-        columns = kept(ritz.values, highest, lowest, capacity=F.capacity, width=F.width)
+        norms = ritz.deflated_norms
+        columns = kept(ritz.values, norms, highest, lowest, capacity=F.capacity, width=F.width)
         F.restart(ritz.vectors[:, columns])
         if not self._uncut:
             self._uncut, self._span = F.num_steps, ritz.values[[0, -1]]
