@@ -13,6 +13,7 @@ from hvplib.optim.ending import Ended, Ending
 from hvplib.optim.escape import curvature_persists, fall, probe
 from hvplib.optim.evaluation import Objective, Point
 from hvplib.optim.methods import Method
+from hvplib.optim.outlook import Outlook
 
 __all__ = ["Advance", "Iterate", "Run", "Tolerances"]
 
@@ -119,9 +120,11 @@ class Run:
     history: list[Iterate] = field(init=False, default_factory=list)
     _quiet: int = field(init=False, default=0)
     _quietest: Point = field(init=False)
+    _outlook: Outlook = field(init=False)
 
     def __post_init__(self) -> None:
         self.point = self._quietest = self.objective.start
+        self._outlook = Outlook(self.point)
         self._record(0.0)
 
     @property
@@ -151,6 +154,9 @@ class Run:
     def _step(self) -> None:
         self._may_step()
         self._take(self.method.advance(self.point))
+        far = self._outlook.ahead(self.objective, self.point)
+        if far is not None:
+            self._jump(far, float((far.x - self.point.x).norm()))
 
     def _may_step(self) -> None:
         if self.nit >= self.max_iter:

@@ -132,19 +132,14 @@ def test_steihaug_without_one_finite_product_ends() -> None:
 def test_forcing_terms_follow_the_gradient() -> None:
     problem = objective(lambda x: (x**2).sum() / 2, 8.0)
     forcing = Forcing()
-    at = [
-        Point(problem, x, problem.start.operator.at(x))
-        for x in torch.tensor([[8.0], [4.0], [0.04]], dtype=F64)
-    ]
-    assert forcing.tolerance(at[0]) == 0.5
-    # 0.9 (4/8)^2 = 0.225, and 0.9 * 0.5^2 is the same.
-    assert forcing.tolerance(at[1]) == pytest.approx(0.225)
-    assert forcing.tolerance(at[2]) == pytest.approx(0.9e-4)
+    x = torch.tensor([[8.0], [4.0], [0.4], [0.4e-3], [4.0]], dtype=F64)
+    at = [Point(problem, row, problem.start.operator.at(row)) for row in x]
+    # 0.9 (4/8)^2 = 0.225 is more than the largest, 0.9 (0.001)^2 less than the least.
+    expected = [0.1, 0.1, 0.9e-2, 1e-3, 0.1]
+    assert [forcing.tolerance(point) for point in at] == pytest.approx(expected)
 
 
-def test_forcing_terms_do_not_fall_at_once() -> None:
-    problem = objective(lambda x: (x**2).sum() / 2, 8.0)
-    forcing = Forcing()
-    at = [Point(problem, x, problem.start.operator.at(x)) for x in torch.tensor([[8.0], [0.8]], dtype=F64)]
-    forcing.tolerance(at[0])
-    assert forcing.tolerance(at[1]) == pytest.approx(0.225)  # not 0.009
+def test_forcing_terms_at_a_gradient_of_zero() -> None:
+    problem = objective(lambda x: (x**2).sum() / 2, 0.0)
+    forcing = Forcing(0.3)
+    assert [forcing.tolerance(problem.start) for _ in range(2)] == [0.3, 0.3]

@@ -83,6 +83,11 @@ def _helical(x: Tensor) -> Tensor:
     return torch.exp(x[0]) * torch.cos(x[1]) + x[0] ** 4 + x[1] ** 4 / 10
 
 
+def _indef(x: Tensor) -> Tensor:
+    """CUTEst's: curvature of both signs all the way down."""
+    return x.sum() + torch.cos(2 * x[1:-1] - x[-1] - x[0]).sum() / 2
+
+
 _MINIMUM = ("minimum",)
 _UNDECIDED = ("undecided",)
 _UNBOUNDED = (Ending.UNBOUNDED,)
@@ -130,6 +135,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap("saddle without bound", lambda x: x[0] ** 2 - x[1] ** 2, (1, 0), _UNBOUNDED),
     Trap("concave", lambda x: -(x**2).sum(), (0, 0), _UNBOUNDED),
     Trap("exponential fall", lambda x: x[0] - torch.exp(x[1]), (0, 0), _UNBOUNDED),
+    Trap("INDEF", _indef, tuple(i / 21 for i in range(1, 21)), _UNBOUNDED),
     # Not smooth.
     Trap("kink", lambda x: (x - 0.3).abs().sum() + (x**2).sum() / 10, (1, -2), (*_KINK, Ending.CONVERGED)),
     Trap("crease", lambda x: x[0].abs() + 3 * (x[1] - x[0]).abs() + x[1] / 2, (1, 2), _KINK),
