@@ -208,6 +208,12 @@ def test_stationary_points_that_are_no_minima_are_left(
 
 
 @each_method
+def test_degenerate_minimum_is_not_called_more_than_it_is(method: FitMethod) -> None:
+    result = least_squares(lambda x: torch.cat([torch.ones(1, dtype=F64), x**2]), vector(1.0), method=method)
+    assert result.success and result.certificate == "undecided" and abs(float(result.x)) < 1e-2
+
+
+@each_method
 def test_trial_points_that_are_not_finite_are_backed_off_from(method: FitMethod) -> None:
     result = least_squares(lambda x: torch.log(x) + 5, vector(4.0), method=method)
     assert result.success and abs(float(result.x) - math.exp(-5)) < 1e-9
@@ -321,6 +327,19 @@ def test_residual_that_raises_midway_leaves_everything() -> None:
         least_squares(residual, x0, callback=told.append)
     assert torch.equal(torch.get_rng_state(), before)
     assert x0.grad is None and torch.equal(x0.detach(), vector(-1.2, 1))
+
+
+def test_noise_is_the_same_for_the_jacobian_and_the_hessian() -> None:
+    torch.manual_seed(6)
+    before = torch.get_rng_state()
+    result = least_squares(lambda x: torch.nn.functional.dropout(A @ x, 0.5) - b, ZERO)
+    J = result.jac
+    assert result.success and (J == 0).all(dim=1).any() and torch.equal(torch.get_rng_state(), before)
+    scale = J.norm(dim=0)
+    values, vectors = torch.linalg.eigh(J.mT @ J / torch.outer(scale, scale))
+    d = vectors[:, 0] / scale
+    assert math.isclose(result.min_eigenvalue, float((J @ d).norm() / d.norm()) ** 2, rel_tol=1e-10)
+    assert math.isclose(float(values[0]), float((J @ d).norm()) ** 2, rel_tol=1e-10)
 
 
 # ------------------------------------------------------------------------------------------ what is given in

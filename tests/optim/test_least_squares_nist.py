@@ -6,6 +6,7 @@ import pytest
 from torch import Tensor
 
 from benchmarks.problems.nist import NIST
+from hvplib.optim.fit_methods import LevenbergMarquardt
 from hvplib.optim.least_squares import least_squares
 
 
@@ -22,6 +23,16 @@ def test_nist_certified_values(name: str, start: int) -> None:
     assert digits(result.x, problem.parameters) > 6
     assert digits(result.stderr, problem.deviations) > 6
     assert math.isclose(2 * result.cost, problem.residual_sum_of_squares, rel_tol=1e-9)
+
+
+def test_geodesic_acceleration_saves_steps_along_a_curved_valley() -> None:
+    problem = NIST["MGH10"]
+    plain, faster = (
+        least_squares(problem.residual, problem.starts[1], method=LevenbergMarquardt(acceleration=a))
+        for a in (0.0, 0.75)
+    )
+    assert faster.success and digits(faster.x, problem.parameters) > 6
+    assert faster.nit < plain.nit / 3 and faster.nfev < plain.nfev
 
 
 def test_meyer_spends_a_few_hundred_evaluations() -> None:
