@@ -224,8 +224,6 @@ class QuadraticSpace:
         Args:
             sigma: σ, positive and finite.
             rtol: Of the stopping rule.
-            boundary_rtol: The same where s lies on the boundary; rtol if None. There the ball decides how far
-                the model is trusted, and digits of s are worth less.
             max_matvecs: Products that this call may make.
 
         Returns:

@@ -208,6 +208,19 @@ def test_the_stopping_rule(case: tuple[Tensor, Tensor]) -> None:
             assert before.residual_norm > rule
 
 
+def test_the_boundary_may_have_a_tolerance_of_its_own() -> None:
+    H, g = CASES["indefinite"]
+    for radius, rtol, boundary_rtol in ((1.0, 1e-10, 1e-2), (1.0, 1e-2, 1e-10)):
+        step = QuadraticSpace(H.matmul, g, krylov_dim=40).ball(radius, rtol=rtol, boundary_rtol=boundary_rtol)
+        alone = QuadraticSpace(H.matmul, g, krylov_dim=40).ball(radius, rtol=boundary_rtol)
+        assert step.on_boundary
+        assert step.num_matvecs == alone.num_matvecs
+    H, g = CASES["definite"]
+    step = QuadraticSpace(H.matmul, g, krylov_dim=40).ball(1e3, rtol=1e-8, boundary_rtol=0.5)
+    assert not step.on_boundary
+    assert step.residual_norm <= 1e-8 * float(g.norm())
+
+
 def test_a_rejected_step_costs_nothing() -> None:
     H, g = CASES["indefinite"]
     product = Watched(H)
@@ -464,6 +477,8 @@ def test_numbers_must_make_sense() -> None:
                 call(bad)
     with pytest.raises(ValueError, match="rtol and max_matvecs must not be negative, got -1"):
         space.ball(1.0, rtol=-1.0)
+    with pytest.raises(ValueError, match="rtol and max_matvecs must not be negative, got -1"):
+        space.ball(1.0, boundary_rtol=-1.0)
     with pytest.raises(ValueError, match="rtol and max_matvecs must not be negative, got"):
         space.cubic(1.0, max_matvecs=-1)
 
