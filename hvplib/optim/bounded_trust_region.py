@@ -23,7 +23,7 @@ Block = Callable[[Tensor], Tensor]
 
 # Share of what the slope promises that a projected step has to lower the model by.
 _SUFFICIENT = 0.01
-# Products of a search along a projected path, at most.
+# Products of a search for the Cauchy point, at most.
 _TRIALS = 8
 # Faces of the box on which the model is minimised, at most, for one step.
 _FACES = 10
@@ -133,15 +133,14 @@ class BoundedSteihaug:
 
     def _projected(self, w: Tensor, start: _Inside) -> _Inside:
         """A point of t ↦ P(x + s + t w), 0 < t ≤ 1, with the model lower in proportion to its slope."""
-        t, within = 1.0, self._room(w, start)
-        for _ in range(_TRIALS):
+        within = self._room(w, start)
+        halves = [t for t in (1.0, 0.5, 0.25, 0.125) if t > within]
+        # To the first bound the model is known to fall.
+        for t in (*halves, within):
             found = self._at(self._box.step(self._point.x, start.s + t * w))
             slope = self._slope(start, found)
             if found.value - start.value <= _SUFFICIENT * min(slope, 0.0) and found.value < start.value:
                 return found
-            if t <= within:
-                break
-            t = max(t / 2, within)
         return start
 
     def _room(self, w: Tensor, start: _Inside) -> float:
