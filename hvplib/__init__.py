@@ -33,6 +33,7 @@ from hvplib.operators import (
     check_operator,
     scipy_objective,
 )
+from hvplib.optim import Ending, least_squares, minimize
 from hvplib.results import ConvergenceError, Progress, SingularResult, Solution, Status
 from hvplib.space import Space
 
@@ -52,6 +53,7 @@ __all__ = [
     "Diagonal",
     "DiagonalPreconditioner",
     "EigenResult",
+    "Ending",
     "FunctionOperator",
     "HessianOperator",
     "Identity",
@@ -77,7 +79,9 @@ __all__ = [
     "functional_loss",
     "hessian",
     "hvp",
+    "least_squares",
     "local_model",
+    "minimize",
     "scipy_objective",
     "solve",
     "supervised",

@@ -9,12 +9,13 @@ from torch import Tensor
 from hvplib.ad.memory import free_bytes, readable
 from hvplib.optim.bounded_trust_region import BoundedSteihaug
 from hvplib.optim.box import Box
+from hvplib.optim.cubic import CubicRegularisation
 from hvplib.optim.descent import Descent
 from hvplib.optim.directions import directions
 from hvplib.optim.evaluation import Objective, Point
 from hvplib.optim.exact import Exact, check_storable
 from hvplib.optim.krylov_model import KrylovModel
-from hvplib.optim.methods import Auto, LineSearchMethod, Method, TrustExact, TrustKrylov, TrustNCG
+from hvplib.optim.methods import ARC, Auto, LineSearchMethod, Method, TrustExact, TrustKrylov, TrustNCG
 from hvplib.optim.preconditioning import Preconditioning
 from hvplib.optim.run import Advance
 from hvplib.optim.steihaug import Steihaug
@@ -55,7 +56,11 @@ def built(settings: Method, objective: Objective, precondition: Preconditioning,
         return TrustRegion(objective, settings, lambda point, rtol: Exact(point))
     if isinstance(settings, TrustKrylov):
         krylov_dim = _krylov_dim(settings.krylov_dim, objective)
-        return TrustRegion(objective, settings, _krylov(settings, krylov_dim, precondition, random))
+        model = _krylov(settings.boundary_rtol, krylov_dim, precondition, random)
+        return TrustRegion(objective, settings, model)
+    if isinstance(settings, ARC):
+        model = _krylov(0.0, _krylov_dim(settings.krylov_dim, objective), precondition, random)
+        return CubicRegularisation(objective, settings, model, initial_length=settings.initial_length)
     if isinstance(settings, TrustNCG):
         max_iter = settings.max_cg_iter or objective.space.size
         if objective.box is None:
@@ -77,12 +82,12 @@ def _bounded(box: Box, max_iter: int, precondition: Preconditioning) -> Callable
 
 
 def _krylov(
-    settings: TrustKrylov, krylov_dim: int, precondition: Preconditioning, random: Random
+    boundary_rtol: float, krylov_dim: int, precondition: Preconditioning, random: Random
 ) -> Callable[[Point, float], KrylovModel]:
     return lambda point, rtol: KrylovModel(
         point,
         rtol,
-        boundary_rtol=settings.boundary_rtol,
+        boundary_rtol=boundary_rtol,
         krylov_dim=krylov_dim,
         precondition=precondition(point),
         random=random,

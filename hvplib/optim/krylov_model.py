@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor
@@ -63,4 +64,6 @@ class KrylovModel:
 def _sound(step: QuadraticStep) -> QuadraticStep:
     if step.status in _BROKEN and not step.predicted > 0:
         raise Ended(_BROKEN[step.status])
+    if not (math.isfinite(step.predicted) and math.isfinite(step.norm)):
+        raise Ended(Ending.NON_FINITE)  # numbers beyond the range of the dtype
     return step

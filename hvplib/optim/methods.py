@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 __all__ = [
+    "ARC",
     "NAMES",
     "Auto",
     "LineSearchMethod",
@@ -84,6 +85,23 @@ class TrustExact(TrustRegionMethod):
 
 
 @dataclass(frozen=True)
+class ARC(Method):
+    """The model with a cubic term, over a Krylov space: adaptive cubic regularisation (Cartis et al. 2011).
+
+    Attributes:
+        initial_length: The cubic term is at first such that the step is at most so long.
+        krylov_dim: As of `TrustKrylov`.
+    """
+
+    initial_length: float = 1.0
+    krylov_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.initial_length > 0:
+            raise ValueError(f"initial_length must be positive, got {self.initial_length!r}")
+
+
+@dataclass(frozen=True)
 class LineSearchMethod(Method):
     """The numbers of a method with a line search.
 
@@ -134,6 +152,7 @@ NAMES: dict[str, type[Method]] = {
     "trust-ncg": TrustNCG,
     "trust-krylov": TrustKrylov,
     "trust-exact": TrustExact,
+    "arc": ARC,
     "newton-cg": LineSearchNewtonCG,
     "newton-mr": NewtonMR,
 }
