@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,55 +10,57 @@ from scipy.optimize import OptimizeResult
 from torch import Tensor
 
 from hvplib.optim.squares import Factor
+from hvplib.space import Space
 
 __all__ = ["LeastSquaresResult", "Statistics"]
 
 
+@dataclass(frozen=True)
 class Statistics:
     """s² (JᵀJ)⁻¹ from a factored Jacobian, or why there is none.
 
-    Args:
+    Attributes:
         shape: (m, n).
         factor: Of J at the solution; None if J was not computed whole.
         squared_norm: ‖r‖².
         eps: Relative error of J.
         dense_size: What to raise for J to be computed whole.
-        like: Flat vectors are to be like it.
-        unravel: From a flat vector (n,) to what x is.
-        matrix: From a tensor (n, n) to the kind of array that x is.
+        x: The solution, a pytree of tensors.
+        as_array: Whether x is a NumPy array.
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, int],
-        factor: Factor | None,
-        squared_norm: float,
-        eps: float,
-        dense_size: int,
-        like: Tensor,
-        unravel: Callable[[Tensor], Any],
-        matrix: Callable[[Tensor], Any],
-    ) -> None:
-        self._shape, self._factor, self._squared_norm = shape, factor, squared_norm
-        self._eps, self._dense_size, self._like = eps, dense_size, like
-        self._unravel, self._matrix = unravel, matrix
+    shape: tuple[int, int]
+    factor: Factor | None
+    squared_norm: float
+    eps: float
+    dense_size: int
+    x: Any
+    as_array: bool
 
     def covariance(self) -> Any:
         """The matrix (n, n)."""
         root = self._root()
-        return self._matrix((root @ root.mT).to(self._like))
+        return self._given(self._like_x(root @ root.mT))
 
     def stderr(self) -> Any:
         """The square roots of its diagonal, like x."""
-        return self._unravel(torch.linalg.vector_norm(self._root(), dim=1).to(self._like))
+        deviations = torch.linalg.vector_norm(self._root(), dim=1)
+        return self._given(Space.of(self.x).unflatten(self._like_x(deviations)))
+
+    def _like_x(self, numbers: Tensor) -> Tensor:
+        space = Space.of(self.x)
+        return numbers.to(dtype=space.dtype, device=space.device)
+
+    def _given(self, tree: Any) -> Any:
+        return tree.cpu().numpy() if self.as_array else tree
 
     def _root(self) -> Tensor:
         """S (n, n) with S Sᵀ = s² (JᵀJ)⁻¹, float64, on the CPU."""
-        m, n = self._shape
-        if self._factor is None:
+        m, n = self.shape
+        if self.factor is None:
             raise ValueError(
                 f"the covariance needs the Jacobian computed whole, {m} x {n}, and dense_size is "
-                f"{self._dense_size}; give a method with a larger dense_size, or solve with a "
+                f"{self.dense_size}; give a method with a larger dense_size, or solve with a "
                 "JᵀJ of products for the entries that matter"
             )
         if m <= n:
@@ -66,15 +68,15 @@ class Statistics:
                 f"the variance of the residuals ‖r‖² / (m - n) needs more residuals than unknowns, got m={m} "
                 f"and n={n}"
             )
-        scale = self._factor.scale
-        _, s, Vh = torch.linalg.svd(self._factor.R / scale, full_matrices=False)
-        rank = int((s > m * self._eps * s[0]).sum())
+        scale = self.factor.scale
+        _, s, Vh = torch.linalg.svd(self.factor.R / scale, full_matrices=False)
+        rank = int((s > m * self.eps * s[0]).sum())
         if rank < n:
             raise ValueError(
                 f"J has rank {rank} within rounding and there are {n} unknowns: some combinations of them do "
                 "not change the residuals, and have no finite error; fix some of the unknowns, or add data"
             )
-        deviation = (self._squared_norm / (m - n)) ** 0.5
+        deviation = (self.squared_norm / (m - n)) ** 0.5
         root: Tensor = deviation * (Vh.mT / s) / scale.unsqueeze(1)
         return root
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from scipy.optimize import OptimizeResult
 from torch import Tensor
@@ -232,10 +233,11 @@ def _result(
     def unravel(x: Tensor) -> Any:
         return back(fit.space.unflatten(x))
 
+    x = unravel(point.x)
     saddle = curvature is not None and curvature.negative
     projection = fit.projection(point) if factor is not None or not fit.dense else math.nan
     return LeastSquaresResult(
-        x=unravel(point.x),
+        x=x,
         cost=point.value,
         fun=tree_map(back, squares.jacobian.value),
         jac=None if factor is None else back(factor.J),
@@ -262,8 +264,7 @@ def _result(
             squares.norm**2,
             fit.eps,
             settings.dense_size,
-            point.x,
-            unravel,
-            back,
+            fit.space.unflatten(point.x),
+            as_array=isinstance(x, np.ndarray),
         ),
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -383,6 +384,20 @@ def test_mixed_dtypes_keep_their_own() -> None:
     result = least_squares(lambda c, k: c * torch.exp(-k * T) - Y, start)
     assert result.success and result.x[0].dtype == torch.float32 and result.x[1].dtype == F64
     assert abs(float(result.x[1]) - float(least_squares(decay, vector(1, 0)).x[1])) < 2e-4
+
+
+@pytest.mark.parametrize("x0", [vector(1, 0), np.array([1.0, 0.0])], ids=["tensor", "array"])
+def test_result_can_be_pickled(x0: Any) -> None:
+    result = least_squares(decay, x0)
+    again = pickle.loads(pickle.dumps(result))
+    assert type(again.stderr) is type(result.stderr) and (again.stderr == result.stderr).all()
+    assert again.status is Ending.CONVERGED and (again.x == result.x).all()
+
+
+@pytest.mark.parametrize("bound", [1e-3, 0.75])
+def test_bound_on_the_acceleration_makes_steps_shorter(bound: float) -> None:
+    result = least_squares(rosenbrock, vector(-1.2, 1), method=LevenbergMarquardt(acceleration=bound))
+    assert result.success and (result.nit > 50) == (bound < 0.1)
 
 
 def test_start_is_not_written_to() -> None:
