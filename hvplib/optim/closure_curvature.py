@@ -66,10 +66,10 @@ def linearised(closure: Closure, result: Result, params: Sequence[Tensor], curva
 def prove(closure: Closure, params: Sequence[Tensor], curvature: str) -> list[Check]:
     """Make sure of the products with the curvature, or raise DerivativeError.
 
-    For random v and w: the closure gives the same loss when it is called again; ⟨w, B v⟩ = ⟨B w, v⟩; a
-    product comes out the same twice; and differences contradict neither it nor the gradient. The differences
-    are of the loss, and of gradients for the Hessian, of the outputs and of the gradient of the loss by them
-    for the Gauss-Newton matrix.
+    For random v and w: the closure gives the same loss when it is called again; ⟨w, B v⟩ = ⟨B w, v⟩,
+    and ⟨u, J v⟩ = ⟨Jᵀu, v⟩; a product comes out the same twice; and differences contradict neither it nor the
+    gradient. The differences are of the loss, and of gradients for the Hessian, of the outputs and of the
+    gradient of the loss by them for the Gauss-Newton matrix.
 
     The parameters move, and are put back bit for bit.
     """
@@ -116,6 +116,8 @@ def _examined(
         slopes = _slopes(B)
     noise = rounding(loss, B.gradient, params, v, precision)
     own = [symmetry(v, Bv, w, Bw, precision, noise), repeatability(Bv, again, precision, noise)]
+    if isinstance(B, GaussNewton):
+        own.append(_adjoint(B, v, precision))
     with _frozen(closure), _kept(params):
         points = [p.detach().clone() for p in params]
         try:
@@ -130,6 +132,12 @@ def _examined(
         except IndexError:
             found = [Check("differences", math.inf, 0.0, None, "closure takes another path nearby")]
     return own, found
+
+
+def _adjoint(G: GaussNewton, v: Sequence[Tensor], precision: torch.dtype) -> Check:
+    """⟨u, J v⟩ = ⟨Jᵀu, v⟩: the differences look at Jᵀ, this carries over to J."""
+    (u,) = probes(G.outputs, 1, seed=1)
+    return replace(symmetry(v, G.push(v), u, G.pull(u), precision), name="adjoint")
 
 
 _Slope = tuple[str, Callable[[Result], Tensor], Sequence[Tensor]]

@@ -176,7 +176,7 @@ class Attempt:
         else:
             result = self._evaluated(self._closure, None)
             slope = gradient(result, self._params)
-            self._closure.advance()
+            # The generators are where the closure has left them.
             other = self._other = Closure(
                 self._curvature_closure, name="curvature_closure", updates_statistics=False
             )

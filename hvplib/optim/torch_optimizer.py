@@ -292,8 +292,6 @@ class NewtonCG(torch.optim.Optimizer):
         self._proven = self._proven or report.cg_status is not Status.NON_FINITE
 
     def _adapt(self, report: StepReport) -> None:
-        if report.gradient_norm == 0:
-            return
         change = factor(report.ratio, report.accepted)
         largest = max(group["damping"] for group in self.param_groups)
         for group in self.param_groups:

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from hvplib.ad.engines import GraphEngine
 from hvplib.errors import DerivativeError
 from hvplib.optim.closure_curvature import GGN, HESSIAN, gradient, linearised, prove
 from hvplib.optim.closures import Closure
+from hvplib.optim.gauss_newton_product import GaussNewton
 
 LABELS = torch.tensor([0, 2, 1, 1, 0, 2])
 
@@ -187,6 +189,50 @@ def test_a_missing_derivative_is_named(curvature: str) -> None:
     closure = Closure(call)
     with pytest.raises(DerivativeError, match=r"(?s)in the way is _mine.*Remedy"), closure.session():
         prove(closure, list(model.parameters()), curvature)
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "curvature", "failed"),
+    [
+        (GraphEngine, "product", HESSIAN, "difference of gradients"),
+        (GaussNewton, "curve", GGN, "curvature of the loss against differences"),
+        (GaussNewton, "pull", GGN, "outputs against differences"),
+        (GaussNewton, "push", GGN, "adjoint"),
+    ],
+)
+def test_products_that_are_wrong_by_a_factor_are_refused(
+    owner: Any, method: str, curvature: str, failed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = getattr(owner, method)
+    monkeypatch.setattr(owner, method, lambda self, v: [1.001 * part for part in right(self, v)])
+    model = mlp()
+    closure = Closure(lambda: (lambda z: (F.cross_entropy(z, LABELS), z))(model(X)))
+    with pytest.raises(DerivativeError, match=f"{failed}: FAILED"), closure.session():
+        prove(closure, list(model.parameters()), curvature)
+
+
+class Cube(WrongBackward):
+    """z ↦ z³, right."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return 3 * ctx.saved_tensors[0] ** 2 * grads[0]
+
+
+def test_what_no_difference_confirms_is_believed_of_torch_only() -> None:
+    w = torch.linspace(1, 2, 5, dtype=torch.float64, requires_grad=True)
+    here = w.detach().clone()
+
+    def island(z: Tensor) -> Tensor:
+        """No number anywhere else."""
+        return (z * torch.where(w == here, 1.0, torch.nan)).sum()
+
+    plain, custom = Closure(lambda: island(w**3)), Closure(lambda: island(Cube.apply(w)))
+    with plain.session():
+        checks = prove(plain, [w], HESSIAN)
+    assert [check.passed for check in checks] == [True, True, True, None, None]
+    with pytest.raises(DerivativeError, match="custom autograd function"), custom.session():
+        prove(custom, [w], HESSIAN)
 
 
 def test_a_closure_that_changes_from_call_to_call_is_refused() -> None:

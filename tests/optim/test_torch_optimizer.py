@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hvplib.errors import DerivativeError
+from hvplib.optim.newton_step import Attempt
 from hvplib.optim.torch_optimizer import NewtonCG
 from hvplib.results.status import Status
 
@@ -284,6 +286,38 @@ def test_line_search_halves_the_step_until_it_pays() -> None:
     assert report.ratio is not None and report.ratio < 0
 
 
+@pytest.mark.parametrize(("line_search", "share"), [(False, 1.0), (True, 0.5)])
+def test_line_search_asks_for_a_share_of_the_slope(line_search: bool, share: float) -> None:
+    # From 2 to −1.9999: lower by 9e-5, of a slope of 3.6.
+    w = torch.full((1,), 2.0, dtype=torch.float64, requires_grad=True)
+    optimizer = NewtonCG([w], lr=0.39999, curvature="hessian", damping=0.0, line_search=line_search)
+    optimizer.step(lambda: (1 + w.square()).sqrt().sum())
+    assert optimizer.last_step is not None and optimizer.last_step.share == share
+
+
+def test_the_start_is_a_share_of_the_last_solution() -> None:
+    A, b, start = quadratic()
+    w = start.clone().requires_grad_()
+    optimizer = NewtonCG([w], lr=1e-9, curvature="hessian", damping=1.0, cg_rtol=0.9, warm_start=0.5)
+    optimizer.step(lambda: 0.5 * w @ A @ w - b @ w)
+    first = optimizer.state[w]["solution"].clone()
+    optimizer.step(lambda: 0.5 * w @ A @ w - b @ w)  # half of it leaves a residual within 0.9 ‖g‖
+    assert torch.equal(optimizer.state[w]["solution"], 0.5 * first)
+
+
+def test_after_a_rejected_step_the_next_starts_from_zero() -> None:
+    w = torch.full((1,), 2.0, dtype=torch.float64, requires_grad=True)
+    optimizer = NewtonCG([w], curvature="hessian", damping=1.0)
+    optimizer.step(lambda: w.square().sum())
+    assert "solution" in optimizer.state[w]
+    with torch.no_grad():
+        w.fill_(2.0)
+    optimizer.param_groups[0]["damping"] = 0.0
+    optimizer.step(lambda: (1 + w.square()).sqrt().sum())
+    assert optimizer.last_step is not None and not optimizer.last_step.accepted
+    assert "solution" not in optimizer.state[w]
+
+
 def test_warm_start_begins_from_a_share_of_the_last_solution() -> None:
     A, b, start = quadratic()
     w = start.clone().requires_grad_()
@@ -412,6 +446,28 @@ def test_the_proof_does_not_change_the_steps() -> None:
         for _ in range(3):
             optimizer.step(classify(model))
     assert same(values(models[0]), values(models[1]))
+
+
+def test_the_proof_is_made_once_and_again_for_new_parameters() -> None:
+    model = mlp()
+    optimizer = NewtonCG(model[0].parameters())
+    proofs = []
+    for added in (None, None, model[2]):
+        if added is not None:
+            optimizer.add_param_group({"params": added.parameters()})
+        sound = Failing(model)
+        optimizer.step(sound)
+        proofs.append(sound.count > 2)
+    assert proofs == [True, False, True]
+
+
+def test_a_first_loss_that_is_no_number_proves_nothing() -> None:
+    w = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    optimizer = NewtonCG([w], curvature="hessian")
+    optimizer.step(lambda: (w * torch.nan).sum())
+    batches = iter(torch.arange(9.0))
+    with pytest.raises(DerivativeError, match="another loss when it is called again"):
+        optimizer.step(lambda: (w * next(batches)).square().sum())
 
 
 # -------------------------------------------------------------------------------------------------- state
@@ -591,6 +647,23 @@ def test_ctrl_c_at_any_time_leaves_a_whole_step_or_none() -> None:
     assert True in outcomes
 
 
+def test_ctrl_c_while_a_step_is_put_away_comes_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, reference = mlp(nn.BatchNorm1d(6)), mlp(nn.BatchNorm1d(6))
+    NewtonCG(reference.parameters()).step(classify(reference))
+    settle = Attempt.settle
+
+    def interrupted(attempt: Attempt) -> None:
+        signal.raise_signal(signal.SIGINT)
+        settle(attempt)
+
+    monkeypatch.setattr(Attempt, "settle", interrupted)
+    optimizer = NewtonCG(model.parameters())
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(classify(model))
+    assert optimizer.counts["num_steps"] == 1
+    assert same(values(model), values(reference))
+
+
 def test_ctrl_c_inside_the_closure_undoes_the_step() -> None:
     model = mlp()
     before = values(model)
@@ -665,6 +738,10 @@ def test_parameters_are_checked() -> None:
         NewtonCG([torch.ones(2, dtype=torch.complex64, requires_grad=True)])
     with pytest.raises(ValueError, match="not initialised yet"):
         NewtonCG(nn.LazyLinear(3).parameters())
+    optimizer = NewtonCG([torch.ones(2, requires_grad=True)])
+    with pytest.raises(ValueError, match="must lie on one device"):
+        optimizer.add_param_group({"params": [torch.ones(2, device="meta")]})
+    assert len(optimizer.param_groups) == 1
     frozen = NewtonCG([torch.ones(2)])
     with pytest.raises(ValueError, match="no parameter requires grad"):
         frozen.step(lambda: torch.ones(()))
