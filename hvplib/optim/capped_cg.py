@@ -50,13 +50,13 @@ def capped_conjugate_gradients(point: Point, rtol: float, *, eps: float, max_ite
     Source: C. W. Royer, M. O'Neill, S. J. Wright 2020, 10.1007/s10107-019-01362-7, algorithm 1.
     """
     length = float(point.gradient.norm())
-    norm, newton = 0.0, Direction(torch.zeros_like(point.gradient))
+    norm, newton = 0.0, Direction(torch.zeros_like(point.gradient), damped=True)
     for state in islice(_iterates(point.hvp, point.gradient, eps), max_iter + 1):
         sums = state.sums
         if not math.isfinite(sum(sums.all)):
             raise Ended(Ending.NON_FINITE)
         norm = max(norm, sums.norm)
-        newton = Direction(state.y)
+        newton = Direction(state.y, damped=True)
         if sums.along_y < eps * sums.yy:
             return flat(point, state.y, sums.along_y / sums.yy - 2 * eps)
         if math.sqrt(sums.rr) <= rtol * length:

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from hvplib.optim.decrease import noise
-from hvplib.optim.ending import Ended
+from hvplib.optim.doubts import stalled
+from hvplib.optim.ending import Ended, Ending
 from hvplib.optim.evaluation import Objective, Point
 from hvplib.optim.forcing import Forcing
 from hvplib.optim.line_search import Line, Trial, search
 from hvplib.optim.methods import LineSearchMethod, Method
-from hvplib.optim.trust_region import stalled
 
 __all__ = ["Descent", "Direction", "flat", "steepest"]
 
-# c₂ of a search that goes on along negative curvature, where nothing says how far.
+# c₂ of a search that may go on, as along negative curvature, where nothing says how far.
 _EXPANDING = 0.9
-_WOLFE = {"armijo": None, "wolfe": 0.9}
+_WOLFE = {"armijo": None, "wolfe": _EXPANDING}
 # Of the tolerances for the directions: the loosest. A search profits more from better directions than a trust
 # region does, whose radius would cut them.
 _LOOSEST = 0.2
@@ -34,10 +34,12 @@ class Direction:
         d: (n, 1), not uphill. Of negative curvature: of length one; otherwise a step, which a good model
             makes in full.
         curvature: dᵀ∇²f d where it is not positive; None otherwise.
+        damped: Whether it is a step of a damped model, which may be too short.
     """
 
     d: Tensor
     curvature: float | None = None
+    damped: bool = False
 
 
 class Descent:
@@ -74,6 +76,8 @@ class Descent:
         Raises:
             Ended: There is none, as far as the precision tells.
         """
+        if point.gradient_norm == 0:
+            raise Ended(Ending.STAGNATED)
         line, first, trial = self._along(point, self._direction(point, self._forcing.tolerance(point)))
         if trial is None:
             line, first, trial = self._along(point, steepest(point))
@@ -90,7 +94,8 @@ class Descent:
         """The line, the first trial on it, and where its search ended."""
         line = Line(self._objective, point, direction.d, direction.curvature or 0.0)
         if direction.curvature is None:
-            return line, 1.0, search(line, 1.0, wolfe=self._wolfe) if line.start.slope < 0 else None
+            wolfe = _EXPANDING if direction.damped else self._wolfe
+            return line, 1.0, search(line, 1.0, wolfe=wolfe) if line.start.slope < 0 else None
         first = max(-direction.curvature, self._length)
         return line, first, search(line, first, wolfe=_EXPANDING)
 
@@ -102,11 +107,11 @@ def flat(point: Point, d: Tensor, curvature: float) -> Direction:
 
 
 def steepest(point: Point) -> Direction:
-    """−∇f, as far as the model falls along it. Costs a product."""
+    """−∇f ≠ 0, as far as the model falls along it. Costs a product."""
     g = point.gradient
     length = float(g.norm())
-    unit = g / (length or 1.0)
+    unit = g / length
     curvature = float((unit * point.hvp(unit)).sum())
     if curvature > 0:
         return Direction(-(length / curvature) * unit)
-    return flat(point, -g, curvature) if length > 0 else Direction(-g)
+    return flat(point, -g, curvature)

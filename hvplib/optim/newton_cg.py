@@ -50,8 +50,8 @@ def conjugate_gradients(
         # The last iterate, where the model is least.
         radius=math.inf,
     )
-    assert outcome.decrease is not None
-    if outcome.statuses[0] in _BROKEN and not float(outcome.decrease) > 0:
+    fell = outcome.decrease is not None and float(outcome.decrease) > 0
+    if outcome.statuses[0] in _BROKEN and not fell:
         raise Ended(_BROKEN[outcome.statuses[0]])
     if outcome.direction is None:
         return Direction(outcome.x)
