@@ -40,6 +40,7 @@ class LocalJacobian:
         *,
         strategy: str,
         verify: bool,
+        wanted: bool | None = None,
     ) -> None:
         self._objective = objective
         self._points = [x.detach() for x in leaves]
@@ -47,6 +48,10 @@ class LocalJacobian:
         way = DOUBLE_BACKWARD if strategy == "auto" else strategy
         self._linearization: Linearization | None = Linearization(objective, leaves, way)
         self._verify = verify
+        # A custom backward that cannot be differentiated drops out of J v without an error. Where its share
+        # in J happens to vanish no check can see that, so the proof does not hold elsewhere.
+        self._custom = bool(self._linearization.facts.custom)
+        self._wanted = verify if wanted is None else wanted
         self.value: Any = self._linearization.output
         self.flat_value = self._linearization.value
         self.domain = Space.of(unflatten(self._points, spec))
@@ -115,6 +120,9 @@ class LocalJacobian:
     def at(self, primals: Any) -> LocalJacobian:
         """The same function at another point, with the same noise; what was proven is not proven again.
 
+        Unless func uses a custom `torch.autograd.Function`, whose backward may be wrong at one point and not
+        at another.
+
         Args:
             primals: Like the present point: shapes, dtypes and devices.
 
@@ -128,7 +136,8 @@ class LocalJacobian:
                 "hvplib.local_jacobian for a function of something else"
             )
         way = DOUBLE_BACKWARD if self._linearization is None else self._linearization.strategy
-        return LocalJacobian(self._objective, leaves, spec, strategy=way, verify=self._verify)
+        again = self._wanted and (self._verify or self._custom)
+        return LocalJacobian(self._objective, leaves, spec, strategy=way, verify=again, wanted=self._wanted)
 
     def release(self) -> None:
         """Free the kept graphs; the value stays."""

@@ -324,6 +324,15 @@ def test_backward_that_is_differentiable_once_goes_by_forward_mode() -> None:
     assert J.report.strategy == "forward"
 
 
+def test_custom_function_is_proven_at_each_point() -> None:
+    # At zero J does not depend on what the double backward loses.
+    J = local_jacobian(lambda x: Once.apply(x) + x, torch.zeros(4, dtype=F64))
+    assert relative(dense(J)[0], torch.eye(4, dtype=F64)) < 1e-14
+    there = J.at(X)
+    assert relative(dense(there)[0], torch.diag(2 * X + 1)) < 1e-14
+    assert relative(dense(there.at(2 * X))[0], torch.diag(4 * X + 1)) < 1e-14
+
+
 class WrongForward(Once):
     """A backward that is right, beside a forward mode that is not."""
 

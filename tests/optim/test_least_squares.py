@@ -208,6 +208,39 @@ def test_stationary_points_that_are_no_minima_are_left(
     assert result.success and abs(result.cost - cost) < 1e-12
 
 
+class OnceDifferentiable(torch.autograd.Function):
+    """x², whose backward cannot be differentiated: J is right, and the Hessian has to do with differences."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x**2
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.save_for_forward(inputs[0])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return 2 * ctx.saved_tensors[0] * grad
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return 2 * ctx.saved_tensors[0] * tangent
+
+
+@pytest.mark.parametrize("start", [1.0, 0.0], ids=["away", "at the maximum"])
+def test_second_derivative_that_torch_lacks_is_taken_by_differences(start: float) -> None:
+    def residual(x: Tensor) -> Tensor:
+        return torch.cat([OnceDifferentiable.apply(x), x]) - torch.tensor([3.0, 0.0], dtype=F64)
+
+    result = least_squares(residual, vector(start))
+    # (x² − 3)² + x² is least where 2 x² = 5.
+    assert result.success and result.certificate == "minimum"
+    assert abs(float(result.x) ** 2 - 2.5) < 1e-6 and abs(result.cost - (0.25 + 2.5) / 2) < 1e-12
+
+
 @each_method
 def test_degenerate_minimum_is_not_called_more_than_it_is(method: FitMethod) -> None:
     result = least_squares(lambda x: torch.cat([torch.ones(1, dtype=F64), x**2]), vector(1.0), method=method)
