@@ -102,8 +102,8 @@ class MetricLanczos:
         return T + torch.diag(beside, 1) + torch.diag(beside, -1) if len(beside) else T
 
     def begin(self, g: Tensor) -> float:
-        """Start from P g; gives ‖g‖ in the norm of M⁻¹."""
-        measured = self._outside(g.clone(), 0)
+        """Start from P g; gives ‖g‖ in the norm of M⁻¹. g is overwritten."""
+        measured = self._outside(g, 0)
         if self._sound(measured, floor=0.0) and measured.square == 0:
             self.fault = Status.INDEFINITE_PRECONDITIONER  # as g is not zero
         return self._follow(measured) if self.fault is None else 0.0
@@ -113,10 +113,7 @@ class MetricLanczos:
         measured = self._outside(start.clone(), self.count)
         if not self._sound(measured) or measured.square <= (_ROUNDINGS * self._eps) ** 2 * measured.total:
             return
-        # What is left of a vector that lay almost inside has parts inside again.
-        again = self._outside(measured.dual, self.count)
-        if self._sound(again):
-            self._follow(again)
+        self._follow(measured)
 
     def expand(self) -> None:
         """One product: T and β grow, or `fault` says why not. Needs `has_next`."""

@@ -208,6 +208,13 @@ def test_the_stopping_rule(case: tuple[Tensor, Tensor]) -> None:
             assert before.residual_norm > rule
 
 
+def test_a_small_gradient_beside_negative_curvature_asks_for_no_more_digits() -> None:
+    H, g = CASES["indefinite"]
+    step = QuadraticSpace(H.matmul, 1e-9 * g, krylov_dim=40).ball(1.0, rtol=1e-3)
+    assert 1e-3 * 1e-9 * float(g.norm()) < step.residual_norm <= 1e-3 * step.multiplier
+    assert step.predicted == pytest.approx(exact(H, 1e-9 * g, ball_step, 1.0).predicted, rel=1e-4)
+
+
 def test_the_boundary_may_have_a_tolerance_of_its_own() -> None:
     H, g = CASES["indefinite"]
     for radius, rtol, boundary_rtol in ((1.0, 1e-10, 1e-2), (1.0, 1e-2, 1e-10)):
@@ -416,12 +423,15 @@ def test_the_preconditioner_may_return_its_argument() -> None:
 
 
 def test_nothing_of_the_callers_is_changed() -> None:
-    H, g = CASES["hard"]
-    kept = g.clone()
     start = normal(40, 1)
-    space = QuadraticSpace(H.matmul, g, krylov_dim=60, random=lambda j: start)
-    space.ball(1.0, rtol=0.0)
-    assert torch.equal(g, kept)
+    for H, g in CASES["hard"], CASES["few eigenvalues"], CASES["no gradient"]:
+        kept = g.clone()
+        for precondition in (None, torch.clone):
+            space = QuadraticSpace(
+                H.matmul, g, precondition=precondition, krylov_dim=60, random=lambda j: start
+            )
+            space.ball(1.0, rtol=0.0)
+        assert torch.equal(g, kept)
     assert torch.equal(start, normal(40, 1))
 
 
