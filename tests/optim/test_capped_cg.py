@@ -95,3 +95,9 @@ def test_products_that_are_not_finite_end() -> None:
     with pytest.raises(Ended) as ended:
         capped_conjugate_gradients(problem.start, 0.1, eps=EPS, max_iter=5)
     assert ended.value.ending is Ending.NON_FINITE
+
+
+def test_curvature_along_the_gradient_takes_one_product() -> None:
+    problem = quadratic(torch.tensor([[-0.15]], dtype=F64), torch.ones(1, dtype=F64))
+    found = capped_conjugate_gradients(problem.start, 0.1, eps=EPS, max_iter=5)
+    assert found.curvature == pytest.approx(-0.15) and problem.num_matvecs == 1

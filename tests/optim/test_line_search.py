@@ -160,3 +160,10 @@ def test_minus_infinity_ends() -> None:
     with pytest.raises(Ended) as ended:
         search(Line(problem, problem.start, column(-1.0)), 1.0)
     assert ended.value.ending is Ending.UNBOUNDED
+
+
+def test_a_bracket_without_a_lower_point_is_halved_at_least() -> None:
+    """x³ − 0.99 x is least at 0.574, where the cubic through both ends of [0, 1] is least too."""
+    problem = objective(lambda x: (x**3 - 0.99 * x).sum(), 0.0)
+    trial = search(Line(problem, problem.start, column(1.0)), 1.0)
+    assert trial is not None and trial.t == 0.5

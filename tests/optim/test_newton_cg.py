@@ -295,3 +295,10 @@ def test_no_points_are_made_at_a_vanishing_gradient() -> None:
     problem = objective(lambda x: (x**2).sum(), 0.0)
     assert float(conjugate_gradients(problem.start, 0.1, max_iter=3, precondition=None).d) == 0
     assert problem.num_matvecs == 0
+
+
+def test_damped_steps_are_extended() -> None:
+    """Damping makes each a thousand times too short."""
+    method = LineSearchNewtonCG(capped=True)
+    result = minimize(lambda x: 1e-6 * (x**2).sum(), torch.full((3,), 1e4, dtype=F64), method=method)
+    assert result.success and result.nit < 20
