@@ -37,7 +37,12 @@ class Engine(ABC):
         gradient: One tensor per primal.
         attempts: Ways given up for this one.
         checks: What was checked of its products.
+        custom: Whether func holds custom autograd functions. Of these nothing is known elsewhere: one whose
+            backward cannot be differentiated drops out of products without an error, which shows only where
+            its share in them is not zero.
     """
+
+    custom = False
 
     def __init__(self, value: Tensor, gradients: Sequence[Tensor]) -> None:
         self.value = value.detach()
@@ -107,7 +112,9 @@ class GraphEngine(Engine):
             return DerivativeError("func keeps results, with their graphs, between calls")
         if gradients is None or not any(g.requires_grad for g in gradients):
             return DerivativeError("the gradient carries no graph: func looks linear to reverse mode")
-        return cls(leaves, value, gradients, objective.precision(leaves))
+        engine = cls(leaves, value, gradients, objective.precision(leaves))
+        engine.custom = bool(facts.custom)
+        return engine
 
     def product(self, tangents: Sequence[Tensor]) -> Sequence[Tensor]:
         if torch.is_inference_mode_enabled():

@@ -50,6 +50,15 @@ class LocalModel:
         """Bytes that the kept linearisation holds beyond the primals (0 where nothing is kept)."""
         return 0 if self._engine is None else self._engine.nbytes()
 
+    @property
+    def transferable(self) -> bool:
+        """Whether what is proven of products here holds at other points too.
+
+        It does for a graph that is kept, unless custom autograd functions are in it.
+        """
+        engine = self._ready()
+        return not engine.custom and engine.nbytes() > 0
+
     def hvp(self, v: Any) -> Any:
         """H v for a pytree `v` like the primals (shapes, dtypes and devices must match exactly).
 

@@ -19,6 +19,7 @@ class Scale:
     def __init__(self, factor: float, log: list[Any], nbytes: int, limit: int, space: Space) -> None:
         self.factor, self.log, self.limit = factor, log, limit
         self.nbytes = nbytes
+        self.transferable = nbytes > 0
         self.value = torch.tensor(factor)
         self.gradient = space.unflatten(torch.full((space.size,), factor))
         self.aux = 1.0

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from hvplib import HessianOperator, hessian, supervised
+from hvplib import DerivativeError, HessianOperator, hessian, supervised
 from tests.contracts import numbers
 from tests.problems import PROBLEMS, Problem
 
@@ -620,3 +620,39 @@ def test_threads_share_one_operator() -> None:
         with ThreadPoolExecutor(4) as pool:
             results = list(pool.map(lambda _, a=operator, x=v: a @ x, range(24)))
         assert all(torch.equal(result, expected) for result in results)
+
+
+class OpaqueCube(torch.autograd.Function):
+    """x³, with a backward that drops out of second derivatives without an error."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * grad
+
+
+def test_custom_functions_that_vanish_at_the_first_point_are_proven_at_the_next() -> None:
+    def func(x: Tensor) -> Tensor:
+        return (OpaqueCube.apply(x) + x**2).sum()
+
+    H = HessianOperator(func, torch.zeros(3, dtype=torch.float64))
+    zero = torch.zeros(3, dtype=torch.float64)
+    torch.testing.assert_close(H @ (zero + 1), zero + 2)
+    with pytest.raises(DerivativeError):
+        H.at(zero + 1)
+
+
+def test_custom_functions_that_vanish_in_the_first_batch_are_proven_in_the_next() -> None:
+    def func(x: Tensor, batch: Tensor) -> Tensor:
+        return (OpaqueCube.apply(x * batch) + x**2).sum()
+
+    with pytest.raises(DerivativeError):
+        HessianOperator(
+            func, torch.ones(3, dtype=torch.float64), [torch.zeros(3).double(), torch.ones(3).double()]
+        )
