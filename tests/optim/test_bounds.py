@@ -209,7 +209,7 @@ def test_the_function_is_never_asked_outside() -> None:
     result = minimize(func, tensor(1e-8, 1e-8, 1e-8), bounds=(1e-8, 1))
     assert result.success and result.certificate == "minimum"
     assert result.active.tolist() == [0, 0, 1]
-    assert all(1e-8 <= min(x) and max(x) <= 1 for x in seen)
+    assert all(min(x) >= 1e-8 and max(x) <= 1 for x in seen)
 
 
 def test_bounds_that_are_far_away_change_nothing() -> None:
