@@ -33,6 +33,10 @@ bench: $(VENV)/.bench-installed ## time the library beside its peers: tables, th
 	$(BIN)/python -m benchmarks.eigen
 	$(BIN)/python -m benchmarks.linear
 	$(BIN)/python -m benchmarks.digits_eigen
+	$(BIN)/python -m benchmarks.optim
+	$(BIN)/python -m benchmarks.regressions
+	$(BIN)/python -m benchmarks.optim_real
+	$(BIN)/python -m benchmarks.train_digits
 	$(BIN)/python -m pytest benchmarks/bench_*.py --benchmark-enable
 
 clean:

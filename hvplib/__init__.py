@@ -1,6 +1,16 @@
 """Hessian-vector products and matrix-free linear algebra for PyTorch and SciPy."""
 
-from hvplib.ad import CheckReport, LocalModel, Report, check_hvp, hessian, hvp, local_model
+from hvplib.ad import (
+    CheckReport,
+    LocalJacobian,
+    LocalModel,
+    Report,
+    check_hvp,
+    hessian,
+    hvp,
+    local_jacobian,
+    local_model,
+)
 from hvplib.ad.modules import functional_loss
 from hvplib.ad.supervised import supervised
 from hvplib.eigen import (
@@ -58,6 +68,7 @@ __all__ = [
     "HessianOperator",
     "Identity",
     "Lanczos",
+    "LocalJacobian",
     "LocalModel",
     "LowRank",
     "LowRankPreconditioner",
@@ -80,6 +91,7 @@ __all__ = [
     "hessian",
     "hvp",
     "least_squares",
+    "local_jacobian",
     "local_model",
     "minimize",
     "scipy_objective",

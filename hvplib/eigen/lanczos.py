@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import FrameType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +18,7 @@ from hvplib.eigen.recomputed import floor
 from hvplib.eigen.saved import Saved
 from hvplib.eigen.search import Search
 from hvplib.eigen.task import Task
+from hvplib.interrupt import Interrupt
 from hvplib.krylov.eigen_outcome import EigenOutcome
 from hvplib.krylov.ends import Which
 from hvplib.krylov.inner import EUCLIDEAN, Inner
@@ -122,7 +119,7 @@ def _run(
     if search.status is not None:
         return search.status
     deadline = math.inf if time_limit is None else time.monotonic() + time_limit
-    with _Interrupt() as interrupt:
+    with Interrupt() as interrupt:
         status = _steps(search, problem, callback, deadline, saved, interrupt)
         if saved is not None and status is not Status.MAX_ITER:
             saved.keep(search, problem.generator, at_once=True)
@@ -135,7 +132,7 @@ def _steps(
     callback: Callable[[Progress], object] | None,
     deadline: float,
     saved: Saved | None,
-    interrupt: _Interrupt,
+    interrupt: Interrupt,
 ) -> Status:
     while True:
         if saved is not None:  # a search that has given up could not go on, were more products allowed
@@ -154,30 +151,6 @@ def _steps(
             return Status.INTERRUPTED
         if time.monotonic() >= deadline:
             return Status.TIME_LIMIT
-
-
-class _Interrupt:
-    """Takes note of Ctrl-C, where Python would raise by itself; a second one raises."""
-
-    def __init__(self) -> None:
-        self.came = self.insisted = False
-        self._previous: Any = None
-
-    def __enter__(self) -> _Interrupt:
-        is_main = threading.current_thread() is threading.main_thread()
-        if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self._previous = signal.signal(signal.SIGINT, self._note)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-
-    def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.came:
-            self.insisted = True
-            raise KeyboardInterrupt
-        self.came = True
 
 
 def _with_width(

@@ -9,13 +9,13 @@ from typing import Protocol
 from torch import Tensor
 
 from hvplib.optim.decrease import decrease
-from hvplib.optim.doubts import Doubts, stalled
+from hvplib.optim.doubts import Doubts
 from hvplib.optim.ending import Ended, Ending
 from hvplib.optim.evaluation import Objective, Point
 from hvplib.optim.forcing import Forcing
 from hvplib.optim.methods import Method, TrustRegionMethod
 
-__all__ = ["BallStep", "Space", "TrustRegion", "stalled"]
+__all__ = ["BallStep", "Space", "TrustRegion"]
 
 
 class BallStep(Protocol):
