@@ -31,6 +31,11 @@ def directions(
                 "preconditioner must be None with LineSearchNewtonCG(capped=True), whose bounds hold for the "
                 "plain iteration only; leave it out, or set capped=False"
             )
-        return partial(capped_conjugate_gradients, eps=settings.curvature_tol, max_iter=max_iter)
+        return partial(
+            capped_conjugate_gradients,
+            eps=settings.curvature_tol,
+            max_iter=max_iter,
+            strict=settings.strict,
+        )
     inner = minimal_residuals if isinstance(settings, NewtonMR) else conjugate_gradients
     return lambda point, rtol: inner(point, rtol, max_iter=max_iter, precondition=precondition(point))

@@ -127,17 +127,22 @@ class LineSearchNewtonCG(LineSearchMethod):
 
     Attributes:
         capped: Whether directions are those of Royer, O'Neill and Wright (2020). They solve with ∇²f + 2ε,
-            and take curvature below −ε for negative. The number of products to a point with ‖∇f‖ ≤ ε² and
-            no curvature below −ε is then bounded, by Õ(ε^(−7/2)) where ∇²f is Lipschitz continuous; but
-            the end is slow where ∇²f has eigenvalues well below ε.
+            and take curvature below −ε for negative; the end is slow where ∇²f has eigenvalues well below ε.
+            Damped steps are always searched by the strong Wolfe conditions.
+        strict: With `capped`, whether to solve as precisely as they do, at ten times the products. They
+            prove, with a line search by cubes of the length, that Õ(ε^(−7/2)) products lead to a point with
+            ‖∇f‖ ≤ ε² and no curvature below −ε, where ∇²f is Lipschitz continuous.
         curvature_tol: ε; in units of the curvature of f.
     """
 
     capped: bool = False
+    strict: bool = False
     curvature_tol: float = 1e-3
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.strict and not self.capped:
+            raise ValueError("strict=True is of use with capped=True only; set both, or neither")
         if not self.curvature_tol > 0:
             raise ValueError(f"curvature_tol must be positive, got {self.curvature_tol!r}")
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from hvplib import Diagonal
+from hvplib.optim import LineSearchNewtonCG, minimize
 from hvplib.optim.capped_cg import _difference, _iterates, capped_conjugate_gradients
 from hvplib.optim.ending import Ended, Ending
 from tests.optim.points import objective, quadratic
@@ -34,6 +36,18 @@ def test_definite_is_the_damped_newton_step(rtol: float) -> None:
     assert float(g @ d) < 0
     if rtol < 1e-9:
         torch.testing.assert_close(d, -torch.linalg.solve(damped, g), rtol=0, atol=1e-8)
+
+
+def test_strict_is_as_precise_as_the_reference() -> None:
+    H, g = matrix(*torch.linspace(0.0, 20, 15).tolist())
+    damped = H + 2 * EPS * torch.eye(15, dtype=F64)
+    kappa = (20 + 2 * EPS) / EPS
+    norms = []
+    for strict in (False, True):
+        found = capped_conjugate_gradients(quadratic(H, g).start, 0.3, eps=EPS, max_iter=30, strict=strict)
+        norms.append(float((damped @ found.d[:, 0] + g).norm() / g.norm()))
+    # The norm seen is at most that of H.
+    assert norms[1] <= 1.2 * 0.3 / (3 * kappa) < norms[0] <= 0.3
 
 
 @pytest.mark.parametrize("least", [-0.15, -0.5, -30.0])
@@ -101,3 +115,30 @@ def test_curvature_along_the_gradient_takes_one_product() -> None:
     problem = quadratic(torch.tensor([[-0.15]], dtype=F64), torch.ones(1, dtype=F64))
     found = capped_conjugate_gradients(problem.start, 0.1, eps=EPS, max_iter=5)
     assert found.curvature == pytest.approx(-0.15) and problem.num_matvecs == 1
+
+
+def test_strict_needs_capped() -> None:
+    with pytest.raises(ValueError, match="strict=True is of use with capped=True only"):
+        LineSearchNewtonCG(strict=True)
+
+
+def test_preconditioner_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"preconditioner must be None with LineSearchNewtonCG\(capped=True\)"
+    ):
+        minimize(
+            lambda x: (x**2).sum(),
+            torch.ones(2, dtype=F64),
+            method=LineSearchNewtonCG(capped=True),
+            preconditioner=Diagonal(torch.ones(2, dtype=F64)),
+        )
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_capped_steps_leave_a_saddle(strict: bool) -> None:
+    result = minimize(
+        lambda x: x[0] ** 2 - x[1] ** 2 + x[1] ** 4,
+        torch.tensor([1.0, 0.0], dtype=F64),
+        method=LineSearchNewtonCG(capped=True, strict=strict),
+    )
+    assert result.success and result.fun == pytest.approx(-0.25)
