@@ -12,7 +12,7 @@ from tests.optim.traps import TRAPS, Trap, is_second_order_stationary
 @pytest.mark.parametrize("method", [*NAMES])
 @pytest.mark.parametrize("trap", TRAPS, ids=str)
 def test_traps(trap: Trap, method: str) -> None:
-    result = minimize(trap.func, trap.start, method=method, max_iter=500)
+    result = minimize(trap.func, trap.start, method=method, max_iter=150)
     assert result.status in trap.endings, (result.message, result.x, result.fun, result.nit)
     assert result.message == result.status.message
     if result.success:
