@@ -17,7 +17,7 @@ class Writes:
     """A record of what tensors held before a function wrote to them, to undo it."""
 
     def __init__(self) -> None:
-        self._before: dict[int, tuple[Tensor, Tensor]] = {}
+        self._before: dict[int, tuple[Tensor, Tensor, int]] = {}
 
     def note(self, tensor: Tensor) -> None:
         """The function is about to write into this tensor, which may be the user's."""
@@ -26,7 +26,7 @@ class Writes:
         if tensor.grad_fn is not None or id(tensor) in self._before or is_wrapped(tensor):
             return
         with outside_transforms():
-            self._before[id(tensor)] = tensor, tensor.detach().clone()
+            self._before[id(tensor)] = tensor, tensor.detach().clone(), _version(tensor)
 
     def undo(self, keep: Collection[int] = ()) -> None:
         """Put back what was written, except into tensors that the function made itself (or ids in `keep`)."""
@@ -34,17 +34,24 @@ class Writes:
             return
         with torch.no_grad(), outside_transforms():
             while self._before:
-                key, (tensor, before) = self._before.popitem()
+                key, (tensor, before, version) = self._before.popitem()
                 # A tensor that the function made is held by nothing but this frame by now, and must keep its
-                # value: the graph may refer to it.
-                if sys.getrefcount(tensor) > _REFERENCES_OF_OWN and key not in keep:
+                # value: the graph may refer to it. So may it where nothing was written after all, as by
+                # `requires_grad_`: to put the same value back would count as a write.
+                held = sys.getrefcount(tensor) > _REFERENCES_OF_OWN and key not in keep
+                if held and (version < 0 or _version(tensor) != version):
                     tensor.copy_(before)
+
+
+def _version(tensor: Tensor) -> int:
+    """How often the tensor was written to; −1 where that is not counted."""
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def _probe_references() -> int:
     """The reference count, as `undo` sees it, of a tensor that only the record holds."""
-    record = {0: (torch.empty(0), torch.empty(0))}
-    _key, (tensor, _before) = record.popitem()
+    record = {0: (torch.empty(0), torch.empty(0), 0)}
+    _key, (tensor, _before, _version) = record.popitem()
     return sys.getrefcount(tensor)
 
 

@@ -168,7 +168,7 @@ class _Writes(Writes):
 
     def after(self) -> list[tuple[weakref.ref[Tensor], Tensor]]:
         """Each tensor written to and what it holds; it is not kept alive, as `undo` counts references."""
-        return [(weakref.ref(tensor), tensor.detach().clone()) for tensor, _ in self._before.values()]
+        return [(weakref.ref(tensor), tensor.detach().clone()) for tensor, *_ in self._before.values()]
 
 
 class _RunningStatistics(TorchFunctionMode):

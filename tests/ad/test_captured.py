@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from hvplib import hvp, local_model
 from hvplib.ad.captured import Writes
 
 
@@ -62,3 +64,45 @@ def test_a_tensor_with_a_graph_is_not_recorded() -> None:
     y.mul_(3)
     writes.undo()
     assert float(y.detach()) == 6
+
+
+def test_what_was_not_written_to_is_left_alone() -> None:
+    # As by `requires_grad_`: to put the same value back would spoil graphs that refer to it.
+    kept = torch.ones(3)
+    writes = Writes()
+    writes.note(kept)
+    kept.requires_grad_()
+    version = kept._version
+    writes.undo()
+    assert kept._version == version
+
+
+def test_tensors_without_a_count_of_writes_are_put_back() -> None:
+    with torch.inference_mode():
+        kept = torch.ones(3)
+        writes = Writes()
+        writes.note(kept)
+        kept.add_(1)
+        writes.undo()
+        assert kept.tolist() == [1, 1, 1]
+
+
+def test_derivatives_inside_a_function_keep_its_graph() -> None:
+    # As in physics-informed networks.
+    t = torch.linspace(0, 1, 8, dtype=torch.float64)[:, None]
+
+    def func(w: Tensor, b: Tensor, u: Tensor) -> Tensor:
+        x = t.clone().requires_grad_(True)
+        (slope,) = torch.autograd.grad((torch.tanh(x @ w + b) @ u).sum(), x, create_graph=True)
+        (bend,) = torch.autograd.grad(slope.sum(), x, create_graph=True)
+        return (bend + torch.sin(3 * x)).square().mean()
+
+    generator = torch.Generator().manual_seed(0)
+    point = tuple(torch.randn(s, generator=generator, dtype=torch.float64) for s in ((1, 5), (5,), (5, 1)))
+    direction = tuple(torch.ones_like(p) for p in point)
+    model = local_model(func, point)
+    product = model.hvp(direction)
+    assert model.report.strategy == "reverse-over-reverse (graph kept)"
+    exact = hvp(func, point, direction, strategy="forward-over-reverse")
+    for ours, theirs in zip(product, exact, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
