@@ -190,14 +190,16 @@ def _differentiated(
     options: dict[str, Any],
     box: Box | None,
 ) -> HessianOperator:
-    """∇²f(x0), verified, unless there is nothing to verify: f or its gradient is not finite."""
+    """∇²f(x0), verified, unless there is nothing to verify: f, its gradient or a product is not finite."""
     try:
         if box is not None:
             return proven_inside(func, primals, data, options, box)
         return HessianOperator(func, primals, data, **options)
     except DerivativeError:
         unverified = HessianOperator(func, primals, data, **{**options, "verify": False})
-        if bool(unverified.value.isfinite() & unverified.flat_gradient.isfinite().all()):
+        if not bool(unverified.value.isfinite() & unverified.flat_gradient.isfinite().all()):
+            return unverified
+        if bool((unverified @ torch.ones_like(unverified.flat_gradient)).isfinite().all()):
             raise
         return unverified
 

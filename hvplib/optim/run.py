@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -201,6 +202,8 @@ class Run:
         """Whether the stationary point stands; if not, it has been left."""
         point = self.point
         self.curvature = curvature = self.curvature_at(point)
+        if not math.isfinite(curvature.value):
+            raise Ended(Ending.NON_FINITE)
         if curvature.negative:
             self.certificate = "saddle"
             self._leave(point, curvature)

@@ -153,6 +153,13 @@ TRAPS: tuple[Trap, ...] = (
     Trap("NaN beyond a wall", lambda x: (x - torch.log(1 - x)).sum() + (x**2).sum(), (0.9, -30)),
     Trap("infinite at the start", lambda x: 1 / x.sum(), (0,), (Ending.NON_FINITE,)),
     Trap("NaN at the start", lambda x: torch.log(x).sum(), (-1,), (Ending.NON_FINITE,)),
+    Trap("curvature infinite at the minimum", lambda x: x.abs().pow(1.5).sum(), (0, 0), (Ending.NON_FINITE,)),
+    Trap(
+        "curvature infinite at the start",
+        lambda x: (x.abs().pow(1.5) + x).sum(),
+        (0, 0),
+        (Ending.NON_FINITE,),
+    ),
     Trap(
         "fall into a pole",
         lambda x: torch.log(x.abs()).sum(),
