@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -45,7 +45,7 @@ class Curvature:
     """The least eigenvalue of ∇²f at a point, as far as it is known.
 
     Attributes:
-        value: The least Ritz value θ: λ_min ≤ θ.
+        value: The least Ritz value θ: λ_min ≤ θ. NaN where a product was not finite.
         bound: λ_min ≥ this, but for `miss_probability`.
         direction: The Ritz vector (n, 1), of length one; a column of zeros if nothing is known.
         norm: ‖∇²f‖, from below.
@@ -100,7 +100,7 @@ def least_curvature(
     found = Curvature(math.inf, -math.inf, torch.zeros_like(start), 0.0, probability, 0)
     for step in range(1, min(n, max_matvecs) + 1):
         if not factorization.expand(point.hvp, random):
-            break
+            return replace(found, value=math.nan, bound=-math.inf, norm=math.nan)
         if step % _LOOKS == 0 or step == min(n, max_matvecs) or factorization.width == 0:
             found, settled = _seen(factorization, n, step, probability)
             if settled:

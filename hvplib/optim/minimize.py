@@ -253,7 +253,7 @@ def _integers(mask: Any) -> Any:
 
 def _result(run: Run, ending: Ending, back: Callable[[Tensor], Any]) -> OptimizeResult:
     curvature, objective, point = run.curvature, run.objective, run.point
-    saddle = curvature is not None and curvature.negative
+    saddle = run.certificate == "saddle"
     return OptimizeResult(
         x=back(point.x),
         fun=point.value,

@@ -16,7 +16,7 @@ from hvplib.optim.evaluation import Objective, Point
 from hvplib.optim.methods import Method
 from hvplib.optim.outlook import Outlook
 
-__all__ = ["Advance", "Iterate", "Run", "Tolerances"]
+__all__ = ["Advance", "History", "Iterate", "Run", "Tolerances"]
 
 # Steps within the rounding of f, none of which halves the gradient, after which there is nothing to hope for.
 _PATIENCE = 5
@@ -88,6 +88,13 @@ class Iterate:
     nhev: int
 
 
+class History(list[Iterate]):
+    """The rows of a minimisation, in a line where they are printed."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} rows, f from {self[0].fun:.6g} to {self[-1].fun:.6g}>" if self else "<0 rows>"
+
+
 @dataclass
 class Run:
     """A minimisation on its way.
@@ -118,7 +125,7 @@ class Run:
     point: Point = field(init=False)
     curvature: Curvature | None = field(init=False, default=None)
     certificate: str = field(init=False, default="undecided")
-    history: list[Iterate] = field(init=False, default_factory=list)
+    history: History = field(init=False, default_factory=History)
     _quiet: int = field(init=False, default=0)
     _quietest: Point = field(init=False)
     _outlook: Outlook = field(init=False)
@@ -202,9 +209,9 @@ class Run:
         """Whether the stationary point stands; if not, it has been left."""
         point = self.point
         self.curvature = curvature = self.curvature_at(point)
-        if not math.isfinite(curvature.value):
+        if math.isnan(curvature.value):
             raise Ended(Ending.NON_FINITE)
-        if curvature.negative:
+        if curvature.negative and _matters(curvature, point):
             self.certificate = "saddle"
             self._leave(point, curvature)
             return False
@@ -238,6 +245,16 @@ class Run:
         self._may_step()
         self.method.restart(length)
         self._take(point)
+
+
+def _matters(curvature: Curvature, point: Point) -> bool:
+    """Whether negative curvature is more than the share of what is left of the gradient: −θ > 2 ‖∇f‖ / ‖x‖.
+
+    Along a valley of minima that bends, in which a symmetry of f moves x, curvature is about −‖∇f‖ / ‖x‖
+    beside the bottom, and zero on it. Over the length ‖x‖ it lowers f by no more than the gradient does.
+    """
+    gradient = point.gradient_norm * math.sqrt(point.x.numel())
+    return -curvature.value > 2 * gradient / max(1.0, float(point.x.norm()))
 
 
 _NOWHERE = (Ending.STAGNATED, Ending.NOT_SMOOTH)

@@ -61,6 +61,13 @@ def test_history_falls() -> None:
     assert history[0].step_norm == 0 and all(row.step_norm > 0 for row in history[1:])
 
 
+def test_history_prints_in_a_line() -> None:
+    history = minimize(rosenbrock, START).history
+    assert repr(history).startswith(f"<{len(history)} rows, f from ") and repr(history[:1]).startswith(
+        "[Iter"
+    )
+
+
 # ---------------------------------------- what goes in
 
 
@@ -327,3 +334,22 @@ def test_equal_calls_give_equal_bits() -> None:
         minimize(lambda x: (d * x**2).sum() + (x**4).sum(), torch.zeros(100, dtype=F64)) for _ in range(2)
     ]
     assert torch.equal(results[0].x, results[1].x) and results[0].nhev == results[1].nhev
+
+
+def test_valleys_along_which_a_symmetry_leads_are_no_saddles() -> None:
+    # The product of two matrices does not change with (U, V) → (U G, V G⁻ᵀ).
+    generator = torch.Generator().manual_seed(3)
+    target = torch.randn(10, 8, generator=generator, dtype=F64)
+
+    def func(factors: dict[str, Tensor]) -> Tensor:
+        return (factors["u"] @ factors["v"].mT - target).square().sum()
+
+    start = {
+        "u": torch.randn(10, 2, generator=generator, dtype=F64),
+        "v": torch.randn(8, 2, generator=generator, dtype=F64),
+    }
+    result = minimize(func, start)
+    assert result.success and result.certificate == "undecided" and result.direction is None
+    best = float(torch.linalg.svdvals(target)[2:].square().sum())
+    assert result.fun == pytest.approx(best, rel=1e-12)
+    assert abs(result.min_eigenvalue) < 1e-5
