@@ -27,7 +27,7 @@ class Lanczos:
             differ in the last bits from call to call with the load of the machine.
         max_matvecs: Bound on the products; 20 n, but at least 2000 and at most 200 000 by default.
         basis_dtype: torch.float32 stores the basis of float64 vectors in half the memory, orthogonal to
-            float32's precision only.
+            float32's precision only; residuals then count as zero from 10 ε ‖A‖ of float32 on.
         basis_device: "cpu" stores the basis of vectors on a GPU in (pinned) memory of the CPU.
         basis_budget: Bytes that the basis may take; half of what is free on its device by default.
         miss_probability: The second start goes on until the probability that it overlooks a missed
@@ -61,7 +61,10 @@ class Lanczos:
 
 @dataclass(frozen=True)
 class Dense:
-    """The dense matrix by n products, and LAPACK: all of the spectrum is seen, and nothing can be missed."""
+    """The dense matrix by n products, and LAPACK: all of the spectrum is seen, and nothing can be missed.
+
+    The callback and `time_limit` are not looked at, and Ctrl-C raises: no result comes before the end.
+    """
 
 
 Method = Lanczos | LOBPCG | ARPACK | Dense

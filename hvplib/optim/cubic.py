@@ -6,14 +6,13 @@ import math
 from collections.abc import Callable
 from typing import Protocol
 
-from torch import Tensor
-
 from hvplib.optim.decrease import decrease
 from hvplib.optim.doubts import Doubts
 from hvplib.optim.ending import Ended, Ending
 from hvplib.optim.evaluation import Objective, Point
 from hvplib.optim.forcing import Forcing
 from hvplib.optim.methods import Method
+from hvplib.optim.trust_region import BallStep
 
 __all__ = ["CubicModel", "CubicRegularisation", "CubicStep"]
 
@@ -23,20 +22,8 @@ _LEAST = 1e-200
 _LIGHT = 0.01
 
 
-class CubicStep(Protocol):
-    """A minimiser of the model, in a ball or with a cubic term."""
-
-    @property
-    def s(self) -> Tensor:
-        """The step (n, 1)."""
-
-    @property
-    def predicted(self) -> float:
-        """How much the model falls, its cubic term included, positive."""
-
-    @property
-    def norm(self) -> float:
-        """‖s‖_M."""
+class CubicStep(BallStep, Protocol):
+    """A minimiser of the model, in a ball or with a cubic term, which its `predicted` then includes."""
 
     @property
     def multiplier(self) -> float:

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from hvplib.interrupt import Interrupt
+from hvplib.optim.arguments import check_numbers, limits_of
 from hvplib.optim.certificate import Curvature, least_curvature
 from hvplib.optim.ending import Ending
-from hvplib.optim.evaluation import Limits, Point
+from hvplib.optim.evaluation import Point
 from hvplib.optim.fit_methods import FitMethod, GaussNewton, LevenbergMarquardt, fit_method_of
 from hvplib.optim.fit_result import LeastSquaresResult, Statistics
 from hvplib.optim.fit_run import FitRun, Orthogonality
@@ -134,8 +135,14 @@ def least_squares(
         (array([3. , 1.5]), array([0.005, 0.004]), 'minimum')
     """
     settings = fit_method_of(method)
-    limits = _limits(max_nfev, max_products, time_limit)
-    _check(gtol, ftol, max_iter, check_matvecs, miss_probability)
+    limits = limits_of(max_nfev=max_nfev, max_products=max_products, time_limit=time_limit)
+    check_numbers(
+        gtol=gtol,
+        ftol=ftol,
+        max_iter=max_iter,
+        check_matvecs=check_matvecs,
+        miss_probability=miss_probability,
+    )
     primals, back = started(x0)
     with Interrupt() as interrupt:
         fit = Fit(residual, primals, limits, interrupt, settings.is_dense)
@@ -150,27 +157,6 @@ def least_squares(
         )
         ending = run.to_end()
     return _result(run, fit, ending, settings, back)
-
-
-def _limits(max_nfev: int | None, max_products: int | None, time_limit: float | None) -> Limits:
-    for name, limit in (("max_nfev", max_nfev), ("max_products", max_products), ("time_limit", time_limit)):
-        if limit is not None and not limit >= 0:
-            raise ValueError(f"{name} must not be negative, got {limit!r}; leave it out for no limit")
-    return Limits(*(math.inf if limit is None else limit for limit in (max_nfev, max_products, time_limit)))
-
-
-def _check(
-    gtol: float | None, ftol: float, max_iter: int, check_matvecs: int, miss_probability: float
-) -> None:
-    for name, tolerance in (("gtol", gtol), ("ftol", ftol)):
-        if tolerance is not None and not 0 <= tolerance < math.inf:
-            raise ValueError(f"{name} must be at least 0 and finite, got {tolerance!r}")
-    if not isinstance(max_iter, int) or max_iter < 0:
-        raise ValueError(f"max_iter must be an integer, at least 0, got {max_iter!r}")
-    if not isinstance(check_matvecs, int) or check_matvecs < 1:
-        raise ValueError(f"check_matvecs must be a positive integer, got {check_matvecs!r}")
-    if not 0 < miss_probability < 1:
-        raise ValueError(f"miss_probability must lie between 0 and 1, got {miss_probability!r}")
 
 
 def _steps(settings: FitMethod, fit: Fit) -> Advance:

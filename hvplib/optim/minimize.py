@@ -15,13 +15,14 @@ from torch.utils._pytree import tree_map
 from hvplib.errors import DerivativeError
 from hvplib.interrupt import Interrupt
 from hvplib.operators.curvature import HessianOperator
+from hvplib.optim.arguments import check_numbers, limits_of
 from hvplib.optim.bounded_curvature import least_curvature_within
 from hvplib.optim.bounds import bounded, method_within, proven_inside
 from hvplib.optim.box import Box
 from hvplib.optim.build import built, chosen
 from hvplib.optim.certificate import least_curvature
 from hvplib.optim.ending import Ending
-from hvplib.optim.evaluation import Limits, Objective, Point
+from hvplib.optim.evaluation import Objective, Point
 from hvplib.optim.methods import Method, TrustExact, method_of
 from hvplib.optim.preconditioning import preconditioning
 from hvplib.optim.run import Iterate, Run, Tolerances
@@ -128,8 +129,14 @@ def minimize(
         (True, 'minimum', 2.0)
     """
     settings = method_of(method) if bounds is None else method_within(method_of(method))
-    limits = _limits(max_nfev, max_hvp, time_limit)
-    _check(gtol, ftol, max_iter, check_matvecs, miss_probability)
+    limits = limits_of(max_nfev=max_nfev, max_hvp=max_hvp, time_limit=time_limit)
+    check_numbers(
+        gtol=gtol,
+        ftol=ftol,
+        max_iter=max_iter,
+        check_matvecs=check_matvecs,
+        miss_probability=miss_probability,
+    )
     primals, back = started(x0)
     box, primals, outside = bounded(bounds, primals)
     with Interrupt() as interrupt:
@@ -160,27 +167,6 @@ def minimize(
     if box is not None:
         result.update(active=_integers(unravel(box.active(run.point.x))), start_projected=outside)
     return result
-
-
-def _limits(max_nfev: int | None, max_hvp: int | None, time_limit: float | None) -> Limits:
-    for name, limit in (("max_nfev", max_nfev), ("max_hvp", max_hvp), ("time_limit", time_limit)):
-        if limit is not None and not limit >= 0:
-            raise ValueError(f"{name} must not be negative, got {limit!r}; leave it out for no limit")
-    return Limits(*(math.inf if limit is None else limit for limit in (max_nfev, max_hvp, time_limit)))
-
-
-def _check(
-    gtol: float | None, ftol: float, max_iter: int, check_matvecs: int, miss_probability: float
-) -> None:
-    for name, tolerance in (("gtol", gtol), ("ftol", ftol)):
-        if tolerance is not None and not 0 <= tolerance < math.inf:
-            raise ValueError(f"{name} must be at least 0 and finite, got {tolerance!r}")
-    if not isinstance(max_iter, int) or max_iter < 0:
-        raise ValueError(f"max_iter must be an integer, at least 0, got {max_iter!r}")
-    if not isinstance(check_matvecs, int) or check_matvecs < 1:
-        raise ValueError(f"check_matvecs must be a positive integer, got {check_matvecs!r}")
-    if not 0 < miss_probability < 1:
-        raise ValueError(f"miss_probability must lie between 0 and 1, got {miss_probability!r}")
 
 
 def _differentiated(
