@@ -57,6 +57,11 @@ class Statistics:
     def _root(self) -> Tensor:
         """S (n, n) with S Sᵀ = s² (JᵀJ)⁻¹, float64, on the CPU."""
         m, n = self.shape
+        if self.factor is None and n <= self.dense_size:
+            raise ValueError(
+                "the covariance needs the Jacobian, and the run ended before it was computed at x; go on "
+                "from x, or look at `message` for what ended the run"
+            )
         if self.factor is None:
             raise ValueError(
                 f"the covariance needs the Jacobian computed whole, {m} x {n}, and dense_size is "

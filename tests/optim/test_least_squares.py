@@ -491,3 +491,12 @@ def test_bad_residuals() -> None:
         least_squares(lambda x: 3.0, vector(1, 0))
     with pytest.raises(TypeError, match="x0 must be"):
         least_squares(decay, "start")
+
+
+def test_no_covariance_without_a_jacobian_at_the_end() -> None:
+    t = torch.linspace(0, 1, 6, dtype=torch.float64)
+    result = least_squares(
+        lambda x: torch.exp(x[0] * t) + x[1] - 3 * t, torch.zeros(2).double(), max_products=1
+    )
+    with pytest.raises(ValueError, match="the run ended before it was computed at x"):
+        result.covariance()
