@@ -64,10 +64,12 @@ class Locked:
     def examined(self, ritz: Ritz, chosen: Tensor) -> Examined:
         """These Ritz vectors, rounded to the digits in which they will be stored, and recomputed."""
         F = self._factorization
-        return self._examined(F.combine(ritz.vectors[:, chosen]).to(F.basis.rows.dtype).to(F.basis.dtype))
+        return self._examined(F.combine(ritz.vectors[:, chosen]))
 
     def _examined(self, X: Tensor) -> Examined:
         F = self._factorization
+        # Thousands of restarts leave lengths that differ from one by more than a rounding.
+        X = (X / F.inner.columns(X, X).sqrt()).to(F.basis.rows.dtype).to(F.basis.dtype)
         AX = self._products.made_for("confirmation")(X)
         quotients = F.inner.columns(X, AX) / F.inner.columns(X, X)
         R = AX - X * quotients
@@ -118,7 +120,8 @@ class Locked:
         F = self._factorization
         self.sort()
         if not self.confirmed:
-            _, self.values, self.residual_norms = self._examined(F.basis[: F.locked])
+            X, self.values, self.residual_norms = self._examined(F.basis[: F.locked])
+            F.basis.put(0, X)
             self.confirmed = True
             self.sort()
         return float((self.residual_norms / self.tolerances(self.values)).max())

@@ -178,14 +178,16 @@ class Search:
             self._due = 1
             return
         wanted = task.wanted(ritz.values)
-        ratios = ritz.residual_norms[wanted] / self.locked.tolerances(ritz.values[wanted])
-        worst = float(ratios.max())
+        every = ritz.residual_norms / self.locked.tolerances(ritz.values)
+        ratios, worst = every[wanted], float(every[wanted].max())
         self._values, self._norms = ritz.values[wanted], ritz.residual_norms[wanted]
         self.history.append([self.spent, int((ratios <= 1).sum()), worst])
-        if worst <= self._strictness or F.width == 0:
+        rivals = task.rivals(ritz.values, ritz.residual_norms, every <= 1, wanted)
+        if F.width == 0 or (worst <= self._strictness and not any(rivals)):
             self._confirm(ritz, wanted)
         elif F.full:
-            self._restart(ritz, *task.counts(ritz.values[wanted]))
+            highest, lowest = task.counts(ritz.values[wanted])
+            self._restart(ritz, highest + rivals[0], lowest + rivals[1])
         else:
             # The residuals of Lanczos fall by less than a digit a step but at the very end: no need to look
             # at each.

@@ -53,6 +53,11 @@ class Task:
         """Indices of the wanted among these values, in the order in which they are reported."""
         return Ends(self.which, self.k, 0, 0).wanted(values)
 
+    def rivals(self, values: Tensor, norms: Tensor, converged: Tensor, wanted: Tensor) -> tuple[int, int]:
+        """How many Ritz pairs at the upper and at the lower end may still take the place of a wanted one."""
+        found = Ends(self.which, self.k, 0, 0).rivals(values, norms, converged, wanted)
+        return sum(sign > 0 for _, sign in found), sum(sign < 0 for _, sign in found)
+
     def tolerances(self, values: Tensor, norm: float) -> Tensor:
         """What a residual norm may be, where ‖A‖ is `norm`."""
         least = max(self.floor * norm, torch.finfo(torch.float64).tiny)
@@ -87,11 +92,13 @@ class Task:
         """Which of the values lie beyond a mark, by more than its tolerance."""
         beyond = torch.zeros(values.numel(), dtype=torch.bool)
         for mark in marks:
-            beyond |= mark.sign * values > mark.value + float(self.tolerances(torch.tensor(mark.value), norm))
+            last = torch.tensor(mark.value, dtype=torch.float64)
+            beyond |= mark.sign * values > last + self.tolerances(last, norm)
         return beyond
 
 
 def _mark(sign: int, group: Tensor, tolerances: Tensor) -> Mark:
-    last = float(group.min())
-    distinct = group[group > last + 2 * float(tolerances.max())]
-    return Mark(sign, last, float(distinct.min()) if distinct.numel() else math.inf)
+    least = group.argmin()
+    # Each by its own tolerance: one far out has a large one, which says nothing of those near zero.
+    distinct = group[group - tolerances > group[least] + tolerances[least]]
+    return Mark(sign, float(group[least]), float(distinct.min()) if distinct.numel() else math.inf)

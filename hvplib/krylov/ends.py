@@ -81,9 +81,20 @@ class Ends:
     def settled(self, values: Tensor, errors: Tensor, converged: Tensor, wanted: Tensor) -> bool:
         """Whether the wanted pairs have converged and no candidate may still take the place of one.
 
-        For "LM" only does that need a look at the others: the first candidate at each end that is not wanted
-        has to be converged too, or to lie below the least wanted magnitude by ten times its error. An end
-        that holds all k has no rival: its next candidate lies further inside, as for "LA" and "SA".
+        Arguments are those of `rivals`.
+        """
+        return bool(converged[wanted].all()) and not self.rivals(values, errors, converged, wanted)
+
+    def rivals(
+        self, values: Tensor, errors: Tensor, converged: Tensor, wanted: Tensor
+    ) -> list[tuple[int, int]]:
+        """Indices of the candidates that may still take the place of a wanted one, each with 1 or −1.
+
+        1 is for one at the upper end, −1 for one at the lower.
+
+        There are none but for "LM": the first candidate at each end that is not wanted, unless it has
+        converged, or lies below the least wanted magnitude by ten times its error. An end that holds all k
+        has no rival: its next candidate lies further inside, as for "LA" and "SA".
 
         Args:
             values: Ritz values (b,) of the candidates.
@@ -91,22 +102,21 @@ class Ends:
             converged: Which of them have.
             wanted: Indices of the wanted among them.
         """
-        if not bool(converged[wanted].all()):
-            return False
         if self.which != "LM":
-            return True
+            return []
         least = values[wanted].abs().min()
-        return all(
-            bool(converged[rival]) or bool(sign * values[rival] + _MARGIN * errors[rival] < least)
-            for rival, sign in self._rivals(values, wanted)
-        )
+        return [
+            (rival, sign)
+            for rival, sign in self._next(values, wanted)
+            if not converged[rival] and not sign * values[rival] + _MARGIN * errors[rival] < least
+        ]
 
-    def _rivals(self, values: Tensor, wanted: Tensor) -> list[tuple[int, float]]:
+    def _next(self, values: Tensor, wanted: Tensor) -> list[tuple[int, int]]:
         descending = values.argsort(descending=True).tolist()
         inside = set(wanted.tolist())
-        rivals = []
-        for order, sign in ((descending, 1.0), (descending[::-1], -1.0)):
+        found = []
+        for order, sign in ((descending, 1), (descending[::-1], -1)):
             first = next((place for place, index in enumerate(order) if index not in inside), None)
             if first is not None and first < self.k:
-                rivals.append((order[first], sign))
-        return rivals
+                found.append((order[first], sign))
+        return found

@@ -23,6 +23,7 @@ from tests.eigen.spectra import (
     any_of,
     cluster,
     diagonal,
+    down_to_nothing,
     geometric,
     grid_laplacian,
     hessian_like,
@@ -39,7 +40,9 @@ from tests.eigen.spectra import (
     reflected,
     repeated,
     rotated,
+    several,
     signed_geometric,
+    small_integers,
     spike,
     steps,
     tight_cluster,
@@ -146,10 +149,17 @@ class Family:
         return Instance(name, product, matrix, values, k, which, self.dtype, v0)
 
 
+tiny = any_of(small_integers, plus_minus, indefinite, down_to_nothing)
 mixed = any_of(indefinite, positive, cluster, repeated, plus_minus, hessian_like, low_rank, steps)
 
 _BASE = [
     Family("tiny", indefinite, sizes=(1, 3), ks=(1, 2, 3), count=60),
+    Family("tiny, ties and zeros", tiny, sizes=(1, 9), ks=range(1, 10), count=80),
+    Family("tiny, start of several columns", tiny, sizes=(1, 9), ks=range(1, 10), start=several, count=40),
+    Family("start of several columns", mixed, start=several, count=30),
+    Family("all but a few", mixed, sizes=(4, 60), ks=range(20, 58), count=40),
+    Family("odd k at both ends", mixed, ks=range(1, 16, 2), whichs=("BE",), count=40),
+    Family("one or two of the largest magnitude", indefinite, ks=(1, 2), whichs=("LM",), count=40),
     Family("small, every k", mixed, sizes=(8, 20), count=60),
     Family("all of them", mixed, sizes=(8, 30), ks=(30,), count=30),
     Family("cluster at the top", cluster, count=40),
@@ -179,6 +189,8 @@ _BASE = [
     Family("start at an eigenvector", mixed, make=diagonal, start=unit_vector, count=40),
     Family("times 1e-30", mixed, scale=1e-30),
     Family("times 1e30", mixed, scale=1e30),
+    Family("times 1e-200", mixed, scale=1e-200),
+    Family("times 1e200", mixed, scale=1e200),
     Family("large", mixed, make=reflected, sizes=(400, 1000), whichs=("LM", "LA", "BE"), count=20),
     Family(
         "2000",
@@ -190,6 +202,9 @@ _BASE = [
     ),
 ]
 _ALSO_IN_FLOAT32 = {
+    "tiny, ties and zeros",
+    "one or two of the largest magnitude",
+    "odd k at both ends",
     "cluster at the top",
     "repeated at the top",
     "zero 30 times",

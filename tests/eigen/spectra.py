@@ -193,6 +193,17 @@ def identity(rng: Generator, n: int) -> Tensor:
     return torch.ones(n, dtype=F64) * (1 + uniform(rng, 1))
 
 
+def small_integers(rng: Generator, n: int) -> Tensor:
+    """-1, 0 and 1, or up to ±2: ties in value and in magnitude."""
+    most = integer(rng, 1, 2)
+    return torch.randint(-most, most + 1, (n,), generator=rng).to(F64)
+
+
+def down_to_nothing(rng: Generator, n: int) -> Tensor:
+    """One normal number, and 1e-3, 1e-6, ... beside it: their tolerances have nothing to do with its own."""
+    return torch.cat([normal(rng, 1), 10.0 ** (-3.0 * torch.arange(1, n, dtype=F64))])
+
+
 def zero(rng: Generator, n: int) -> Tensor:
     return torch.zeros(n, dtype=F64)
 
@@ -214,6 +225,14 @@ def negated(spectrum: Spectrum) -> Spectrum:
 def in_first_block(rng: Generator, n: int) -> Tensor:
     """A vector that is blind to the second of two blocks."""
     return torch.cat([normal(rng, n // 2), torch.zeros(n - n // 2, dtype=F64)])
+
+
+def several(rng: Generator, n: int) -> Tensor:
+    """One to six columns, of which some may be equal, or zero, or more than there are dimensions."""
+    columns = torch.randint(-1, 2, (n, integer(rng, 1, 6)), generator=rng).to(F64)
+    columns[0, 0] = 1.0
+    columns[:, -1] = columns[:, 0]
+    return columns
 
 
 def unit_vector(rng: Generator, n: int) -> Tensor:

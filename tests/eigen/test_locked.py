@@ -57,6 +57,19 @@ def test_locked_is_what_was_examined() -> None:
     torch.testing.assert_close(pairs.values, torch.tensor([3.0, 2.5, 2.0], dtype=F64), rtol=1e-7, atol=0)
 
 
+def test_vectors_get_their_length_back() -> None:
+    """Each restart rounds the lengths a little, always to the same side."""
+    pairs, F, _ = locked()
+    F.basis.rows[:3] *= 1 + 1e-9
+    pairs.confirmed = False
+    pairs.confirm()
+    lengths = torch.linalg.vector_norm(found(pairs, F), dim=0)
+    torch.testing.assert_close(lengths, torch.ones(3, dtype=F64), rtol=0, atol=1e-15)
+    torch.testing.assert_close(
+        pairs.residual_norms, residuals(A, pairs.values, found(pairs, F)), rtol=1e-6, atol=1e-14
+    )
+
+
 def test_taken_in_by_rayleigh_ritz() -> None:
     pairs, F, _ = locked()
     before = pairs.residual_norms

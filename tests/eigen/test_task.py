@@ -48,6 +48,7 @@ def test_ends_and_counts(which: Which, k: int, signs: list[int], counts: tuple[i
         ("LA", (5.0, 4.0, 3.0), [Mark(1, 3.0, 4.0)]),
         ("LA", (5.0, 3.0 + 1e-7, 3.0), [Mark(1, 3.0, 5.0)]),
         ("LA", (3.0, 3.0, 3.0), [Mark(1, 3.0, math.inf)]),
+        ("SA", (-5.0, 1e-9, 2e-9), [Mark(-1, -2e-9, -1e-9)]),  # -5 has a tolerance of 5e-6, these of 1e-11
         ("LA", (3.0,), [Mark(1, 3.0, math.inf)]),
         ("SA", (-5.0, -4.0, -3.0), [Mark(-1, 3.0, 4.0)]),
         ("BE", (-5.0, -4.0, 1.0, 7.0, 8.0), [Mark(1, 1.0, 7.0), Mark(-1, 4.0, 5.0)]),
@@ -67,9 +68,19 @@ def test_beyond_a_mark_by_more_than_its_tolerance() -> None:
         values(4 + 2 * near, 4 + near / 2, 3.0, -4 - near / 2, -4 - 2 * near), marks, norm=10.0
     )
     assert found.tolist() == [True, False, False, False, True]
+    large = task("LA", 1)  # beyond the range of float32
+    assert large.beyond(values(2e60), large.marks(values(1e60), 1e60), 1e60).tolist() == [True]
     upper = task("LA", 1)
     found = upper.beyond(values(-9.0, 5.0), upper.marks(values(4.0), 10.0), 10.0)
     assert found.tolist() == [False, True]
+
+
+def test_rivals_by_end() -> None:
+    found, norms = values(5.0, 1.0, -4.0), values(0.0, 9.0, 0.2)
+    one = task("LM", 1)
+    assert one.rivals(found, norms, norms == 0, one.wanted(found)) == (0, 1)
+    assert one.rivals(-found, norms, norms == 0, one.wanted(-found)) == (1, 0)
+    assert task("LA", 1).rivals(found, norms, norms == 0, one.wanted(found)) == (0, 0)
 
 
 def test_wanted_come_in_the_order_of_the_result() -> None:

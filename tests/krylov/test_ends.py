@@ -115,6 +115,15 @@ def test_rival_at_the_other_end(rival: float, error: float, converged: bool, exp
     assert settled("LM", 1, values, errors, [True, False, converged, False]) is expected
 
 
+def test_rivals_are_told_with_their_end() -> None:
+    ends, values = Ends("LM", 2, 0, 0), numbers(5.0, 4.0, 1.0, 2.0)
+    wanted, converged = ends.wanted(values), torch.tensor([True, True, False, False])
+    # The lower end of a positive spectrum may still go far down; the next at the upper end lies inside.
+    assert ends.rivals(values, numbers(0, 0, 0.6, 9), converged, wanted) == [(2, -1)]
+    assert ends.rivals(values, numbers(0, 0, 0.4, 9), converged, wanted) == []
+    assert Ends("BE", 2, 0, 0).rivals(values, numbers(0, 0, 0.6, 9), converged, wanted) == []
+
+
 def test_wanted_at_both_ends_have_rivals_at_both() -> None:
     values = numbers(5.0, 3.0, -6.0, -2.0)
     for errors, expected in (
