@@ -1,7 +1,16 @@
 """What solvers return: a status with a remedy, numbers, and the evidence for them."""
 
+from hvplib.results.estimate import Estimate, EstimateProgress
 from hvplib.results.solution import Solution
 from hvplib.results.status import ConvergenceError, Progress, Status
 from hvplib.results.svd import SingularResult
 
-__all__ = ["ConvergenceError", "Progress", "SingularResult", "Solution", "Status"]
+__all__ = [
+    "ConvergenceError",
+    "Estimate",
+    "EstimateProgress",
+    "Progress",
+    "SingularResult",
+    "Solution",
+    "Status",
+]

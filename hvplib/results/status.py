@@ -46,11 +46,26 @@ class Status(Enum):
     TIME_LIMIT = "the time limit was reached before the tolerance; the result is the best so far"
     INTERRUPTED = "interrupted before the tolerance was reached; the result is the best so far"
     STOPPED = "the callback asked to stop before the tolerance was reached; the result is the best so far"
+    ESTIMATED = "estimated: the error is stated, and within the tolerance if one was given"
+    EXACT = "exact up to rounding: chance has no part in it"
+    MAX_MATVECS = (
+        "the products allowed were spent before the error came within the tolerance; raise max_matvecs, or "
+        "ask for a larger rtol or atol"
+    )
+    INDEFINITE = (
+        "A is not positive semidefinite: a vector x with xᵀA x < 0 was met; use a method that takes any "
+        "symmetric A, or damp it first with A.shifted(...)"
+    )
 
     @property
     def success(self) -> bool:
         """Whether what was asked for was reached."""
-        return self in (Status.CONVERGED, Status.BOUNDARY)
+        return self in (Status.CONVERGED, Status.BOUNDARY, Status.ESTIMATED, Status.EXACT)
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether the caller had it end early: that is no failure, and raises nothing."""
+        return self in (Status.INTERRUPTED, Status.TIME_LIMIT, Status.STOPPED)
 
     def __str__(self) -> str:
         return self.value
