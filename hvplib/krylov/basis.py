@@ -55,6 +55,8 @@ class Basis:
 
     def __getitem__(self, columns: slice) -> Tensor:
         """Columns as a block (n, k) of the vectors' dtype on their device: a view where it can be."""
+        if self._at_home:
+            return self.rows[columns].mT
         return self.rows[columns].to(device=self.device, dtype=self.dtype, non_blocking=True).mT
 
     def put(self, start: int, X: Tensor) -> None:
@@ -73,7 +75,7 @@ class Basis:
     def subtract(self, W: Tensor, coefficients: Tensor, first: int = 0) -> None:
         """W ← W − Q C, in place: C (count, k) for the columns first ... first + count."""
         last = first + coefficients.shape[0]
-        for part in _parts(first, last, whole=self._at_home):
+        for part in [slice(first, last)] if self._at_home else _parts(first, last):
             _subtract(W, self[part], coefficients[part.start - first : part.stop - first])
 
     def combine(self, coefficients: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from hvplib.krylov.basis import Basis
+from hvplib.krylov.columns import checked
+from hvplib.krylov.host import to_device
 from hvplib.krylov.inner import EUCLIDEAN, Inner
-from hvplib.krylov.orthogonal import Orthonormal, orthonormalize, project_out
+from hvplib.krylov.orthogonal import Orthonormal, factored, orthonormalize, project_out, take_out
 
 __all__ = ["Factorization", "Ritz"]
 
@@ -20,8 +23,6 @@ Random = Callable[[int], Tensor]
 
 # What is shorter than this many roundings of the largest vector around carries no digit.
 _ROUNDINGS = 10.0
-# The least sine of the angle between a column and those before it at which Gram matrices serve.
-_APART = 0.01
 
 
 class Ritz(NamedTuple):
@@ -151,6 +152,8 @@ class Factorization:
         first, last = self.locked, self.count
         values, vectors = torch.linalg.eigh(self.T[first:last, first:last])
         deflated = torch.linalg.vector_norm(self._shape.coupling[:, first:] @ vectors, dim=0)
+        if not first:
+            return Ritz(values, vectors, deflated, deflated)
         cross = torch.linalg.vector_norm(self.cross(vectors), dim=0)
         return Ritz(values, vectors, torch.hypot(deflated, cross), deflated)
 
@@ -195,24 +198,32 @@ class Factorization:
         """
         shape = self._shape
         before, after = shape.count, shape.count + shape.width
-        W = matmat(self.basis[before:after])
+        X = self.basis[before:after]
+        W = checked("matmat", matmat(X), X)
         self.num_matvecs += shape.width
-        # In exact arithmetic W has parts only in the columns that the next block is coupled with.
-        H = project_out(W, self.basis, after, self.inner, likely=shape.reach)
-        single = shape.width == 1
-        block, B, H = _measured(W, H, self.inner) if single else _split(W, H, self.inner)
-        if not _finite(H):
+        # In exact arithmetic W has parts only in the columns that the next block is coupled with, and these
+        # parts are known; what is new is its part in the next block.
+        known = shape.coupling[:, shape.reach :].mT
+        inside = self.basis.coefficients(W, before, after, self.inner)
+        self.basis.subtract(W, torch.cat([to_device(known, inside), inside]), shape.reach)
+        rest = take_out(W, self.basis, after, self.inner)
+        block, B, (inside, rest) = factored(W, [inside, rest], self.inner)
+        if not math.isfinite(float(B.sum())):  # nor is then any length
             return False
-        if not float(H[: shape.reach].square().sum()) <= float(B.square().sum()) / 4:
-            # There was more of the other columns than the recurrence knows: one pass was not enough for them.
-            again = project_out(W, self.basis, after, self.inner)
-            block, B, again = _measured(W, again, self.inner) if single else _split(W, again, self.inner)
-            H = H + again
-        norm = max(self.norm, float((H.square().sum(0) + B.square().sum(0)).max().sqrt()))
+        if not float(torch.linalg.vector_norm(rest)) <= float(torch.linalg.vector_norm(B)) / 2:
+            # There was more of the columns than the recurrence knows: one pass was not enough for them.
+            block, B, (again,) = factored(W, [take_out(W, self.basis, after, self.inner)], self.inner)
+            rest = rest + again
+        # What was forgotten in locking would be taken for asymmetry.
+        unknown = float(rest[:before].abs().max()) if before and not shape.locked else 0.0
+        H = rest
+        H[shape.reach : before] += known
+        H[before:] += inside
+        norm = max(self.norm, _spectral_norm(torch.cat([H, B])))
         tiny = _ROUNDINGS * self.eps * norm
         if block is None or float(B.diagonal().min()) <= tiny:
             block, B = self._apart(W, after, tiny)
-        elif single:
+        elif shape.width == 1:
             block = W.div_(float(B))
         room = min(self.size - after, self.basis.capacity - after)
         if block.shape[1] == 0 and self.size > after:
@@ -223,11 +234,11 @@ class Factorization:
         # From here on nothing is computed, so that an interrupt finds the old state or the new one.
         coupling = torch.zeros(block.shape[1], after, dtype=torch.float64)
         coupling[:, before:] = B
-        if before and not shape.locked:  # what was forgotten in locking would be taken for asymmetry
-            self.asymmetry = max(self.asymmetry, float((H[:before] - shape.coupling.mT).abs().max()))
+        self.asymmetry = max(self.asymmetry, unknown)
         self.T[:after, before:after] = H
         self.T[before:after, :before] = H[:before].mT
-        self.T[before:after, before:after] = (H[before:] + H[before:].mT) / 2
+        if shape.width > 1:
+            self.T[before:after, before:after] = (H[before:] + H[before:].mT) / 2
         self.basis.put(after, block)
         self.norm = norm
         self.num_steps += 1
@@ -244,7 +255,9 @@ class Factorization:
         inside = coordinates.mT @ active @ coordinates
         coupling = torch.zeros(shape.width, last, dtype=torch.float64)
         coupling[:, first:] = shape.coupling[:, first:] @ coordinates
-        following = self.basis[shape.count : shape.count + shape.width].clone()
+        following = self.basis[shape.count : shape.count + shape.width]
+        if last + shape.width > shape.count:  # where it moves to overlaps with where it is
+            following = following.clone()
         self.basis.rotate(coordinates, first=first)
         self.basis.put(last, following)
         self.T[:first, first:last] = cross
@@ -354,33 +367,9 @@ class Factorization:
         return W
 
 
-def _measured(W: Tensor, H: Tensor, inner: Inner) -> tuple[Tensor | None, Tensor, Tensor]:
-    """W itself, its length, and H, these on the CPU, in float64: what `_split` does, for a single column."""
-    small = torch.cat([H[:, 0], inner.columns(W, W)]).to("cpu", torch.float64)
-    return W, small[-1].sqrt().reshape(1, 1), small[:-1].unsqueeze(1)
-
-
-def _split(W: Tensor, H: Tensor, inner: Inner) -> tuple[Tensor | None, Tensor, Tensor]:
-    """W = N B by Cholesky factors of Gram matrices, where they can be had; B and H on the CPU, in float64.
-
-    Everything is computed where the vectors lie and comes to the host in one transfer. N is None where the
-    columns are too dependent for it.
-    """
-    k = W.shape[1]
-    factors, infos, gram, N = [], [], inner(W, W), W
-    for again in (False, True):
-        L, info = torch.linalg.cholesky_ex(inner(N, N) if again else gram)
-        N = torch.linalg.solve_triangular(L, N.mT, upper=False).mT
-        factors.append(L.mT)
-        infos.append(info.to(H))
-    rows = [H, gram, *factors, torch.stack(infos).expand(k, -1).mT]
-    small = torch.split(torch.cat(rows).to("cpu", torch.float64), [len(part) for part in rows])
-    H, lengths, info = small[0], small[1].diagonal().clamp(min=0).sqrt(), small[-1]
-    # What a column has that the ones before it have not: rounding, long beside the rest, goes with it.
-    safe = bool((small[2].diagonal() > _APART * lengths).all())
-    if bool(info.any()) or not safe:
-        return None, lengths.diag(), H
-    return N, small[3] @ small[2], H
+def _spectral_norm(C: Tensor) -> float:
+    """The longest of the combinations of columns with a unit vector."""
+    return float(torch.linalg.vector_norm(C) if C.shape[1] == 1 else torch.linalg.matrix_norm(C, 2))
 
 
 def _finite(x: Tensor) -> bool:

@@ -10,13 +10,26 @@ from torch import Tensor
 from hvplib.krylov.basis import Basis
 from hvplib.krylov.inner import Inner
 
-__all__ = ["Orthonormal", "orthonormalize", "project_out"]
+__all__ = ["Orthonormal", "factored", "orthonormalize", "project_out", "take_out"]
 
 # Each sets columns apart that are √eps nearer to each other than before; the last leaves them orthonormal.
 _PASSES = 6
+# The least sine of the angle between a column and those before it at which Gram matrices serve.
+_APART = 0.01
 
 
-def project_out(W: Tensor, basis: Basis, count: int, inner: Inner, *, likely: int = 0) -> Tensor:
+def take_out(W: Tensor, basis: Basis, count: int, inner: Inner) -> Tensor:
+    """One pass of `project_out`: W ← W − Q (QᵀW), in place; returns QᵀW (count, k).
+
+    It is enough where QᵀW is not long beside what is left, as is to be expected where what was known of QᵀW
+    has been taken out before.
+    """
+    coefficients = basis.coefficients(W, 0, count, inner)
+    basis.subtract(W, coefficients)
+    return coefficients
+
+
+def project_out(W: Tensor, basis: Basis, count: int, inner: Inner) -> Tensor:
     """W ← (I − Q Qᵀ) W, in place, for the first `count` columns Q of the basis; returns Qᵀ W (count, k).
 
     Two passes, always: the first takes out what there is, and leaves the rounding of it; the second takes
@@ -29,15 +42,8 @@ def project_out(W: Tensor, basis: Basis, count: int, inner: Inner, *, likely: in
         basis: Orthonormal columns.
         count: How many of them.
         inner: Inner product.
-        likely: The first pass leaves out the columns before this one. What W contains of them has to be small
-            beside W − Q Qᵀ W, for then one pass is enough for them.
     """
-    first = basis.coefficients(W, likely, count, inner)
-    basis.subtract(W, first, likely)
-    both = basis.coefficients(W, 0, count, inner)
-    basis.subtract(W, both)
-    both[likely:] += first
-    return both
+    return take_out(W, basis, count, inner) + take_out(W, basis, count, inner)
 
 
 class Orthonormal(NamedTuple):
@@ -91,3 +97,45 @@ def _without_short(W: Tensor, B: Tensor, tiny: float) -> tuple[Tensor, Tensor]:
     left, sizes, right = torch.linalg.svd(B, full_matrices=False)
     kept = sizes > tiny
     return W @ left[:, kept].to(W), sizes[kept].unsqueeze(1) * right[kept]
+
+
+def factored(W: Tensor, parts: list[Tensor], inner: Inner) -> tuple[Tensor | None, Tensor, list[Tensor]]:
+    """W = N B with NᵀN = I, without orthonormalising anew; of a single column only B = ‖W‖, and W for N.
+
+    Everything is computed where the vectors lie and comes to the host in one transfer, with parts that
+    were computed before. N is None where the columns are too dependent for it.
+
+    Args:
+        W: (n, k).
+        parts: Small tensors (m, k).
+        inner: Inner product.
+
+    Returns:
+        N (n, k) or None, B (k, k), and the parts, these on the CPU, in float64.
+    """
+    return _measured(W, parts, inner) if W.shape[1] == 1 else _by_cholesky(W, parts, inner)
+
+
+def _measured(W: Tensor, parts: list[Tensor], inner: Inner) -> tuple[Tensor | None, Tensor, list[Tensor]]:
+    sums = torch.cat([*parts, inner.columns(W, W).unsqueeze(1)]).to("cpu", torch.float64)
+    *small, square = torch.split(sums, [*map(len, parts), 1])
+    return W, square.sqrt(), small
+
+
+def _by_cholesky(W: Tensor, parts: list[Tensor], inner: Inner) -> tuple[Tensor | None, Tensor, list[Tensor]]:
+    k = W.shape[1]
+    factors, infos, gram, N = [], [], inner(W, W), W
+    for again in (False, True):
+        L, info = torch.linalg.cholesky_ex(inner(N, N) if again else gram)
+        N = torch.linalg.solve_triangular(L, N.mT, upper=False).mT
+        factors.append(L.mT)
+        infos.append(info.to(gram))
+    rows = [*parts, gram, *factors, torch.stack(infos).expand(k, -1).mT]
+    small = torch.split(torch.cat(rows).to("cpu", torch.float64), [len(part) for part in rows])
+    *small_parts, square, first, second, info = small
+    lengths = square.diagonal().clamp(min=0).sqrt()
+    # What a column has that the ones before it have not: rounding, long beside the rest, goes with it.
+    safe = bool((first.diagonal() > _APART * lengths).all())
+    if bool(info.any()) or not safe:
+        return None, lengths.diag(), small_parts
+    return N, second @ first, small_parts

@@ -73,6 +73,71 @@ def test_product_that_returns_its_argument_changes_no_column() -> None:
     assert torch.equal(F.basis[:1], start)
 
 
+@pytest.mark.parametrize("width", [1, 2])
+def test_one_pass_over_the_columns_in_each_step(width: int) -> None:
+    # Beside the next block's own part and its length, nothing but one inner product with each column; after a
+    # restart, and with columns locked, too.
+    A, read = symmetric(40, F64), [0]
+
+    class Counted(Inner):
+        def __call__(self, X: Tensor, Y: Tensor) -> Tensor:
+            read[0] += X.shape[1]
+            return super().__call__(X, Y)
+
+    F = started(40, width, lockable=2, inner=Counted())
+    for cycle in range(3):
+        while not F.full:
+            before, read[0] = F.count, 0
+            assert F.expand(A.matmul, seeded(40))
+            own = 0 if width == 1 else 2 * width  # Gram matrices of a block
+            assert read[0] == before + 2 * width + own
+        F.restart(F.ritz().vectors[:, -5:])
+        if cycle == 1:
+            F.lock(1)
+    assert F.num_steps > 10
+
+
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e4])
+def test_columns_stay_orthonormal_where_the_product_contradicts_the_recurrence(
+    width: int, size: float
+) -> None:
+    # The product contains more of the columns than the recurrence knows, by that much.
+    A = symmetric(40, F64)
+    F = started(40, width)
+
+    def product(X: Tensor) -> Tensor:
+        C = size * numbers(F.count, X.shape[1], dtype=F64, seed=F.num_matvecs)
+        return A @ X + F.basis[: F.count] @ C
+
+    for _ in range(3):
+        while not F.full:
+            assert F.expand(product, seeded(40))
+        F.restart(F.ritz().vectors[:, -4:])
+    Q = F.basis[: F.count + F.width]
+    assert (Q.mT @ Q - torch.eye(Q.shape[1], dtype=F64)).abs().max() <= 1e-13
+    assert F.asymmetry >= size / 10
+
+
+def test_columns_stay_orthonormal_where_little_is_new() -> None:
+    # Of the product with the last column nearly all lies in the columns: rounding is long beside what is new.
+    for small in (1e-4, 1e-8, 1e-12):
+        A = symmetric(40, F64)
+        A[:6, 6:] *= small
+        A[6:, :6] *= small
+        start = torch.zeros(40, 1, dtype=F64)
+        start[:6, 0] = 1.0
+        F = run(Factorization(start, capacity=12, size=40), A)
+        Q = F.basis[: F.count + F.width]
+        assert (Q.mT @ Q - torch.eye(Q.shape[1], dtype=F64)).abs().max() <= 1e-14
+        check(F, A)
+
+
+def test_a_product_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"matmat must return a block like its argument, \(6, 1\)"):
+        started(6, capacity=3).expand(lambda X: X[:5], seeded(6))
+
+
 def test_asymmetry_is_measured() -> None:
     # <q_i, A q_j> - <A q_i, q_j> = 2 d for one pair of coordinates that the basis contains.
     A, d = symmetric(20, F64), 1e-4

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hvplib.krylov.basis import Basis
 from hvplib.krylov.inner import EUCLIDEAN, Inner, Weighted
-from hvplib.krylov.orthogonal import orthonormalize, project_out
+from hvplib.krylov.orthogonal import orthonormalize, project_out, take_out
 from tests.contracts import numbers
 
 F32, F64 = torch.float32, torch.float64
@@ -68,6 +68,16 @@ def test_twice_is_enough_where_once_is_not() -> None:
     assert (basis[:8].mT @ once).abs().max() > 1e-8 * once.norm()
     project_out(W, basis, 8, EUCLIDEAN)
     assert (basis[:8].mT @ W).abs().max() <= 1e-14 * W.norm()
+
+
+def test_one_pass_is_enough_for_what_has_few_parts_in_the_columns() -> None:
+    basis = orthonormal_basis(8, F64, EUCLIDEAN)
+    W = 0.1 * basis[:8] @ numbers(8, 1, dtype=F64, seed=2) + numbers(60, 1, dtype=F64, seed=3)
+    before = W.clone()
+    H = take_out(W, basis, 5, EUCLIDEAN)
+    torch.testing.assert_close(H, basis[:5].mT @ before)
+    torch.testing.assert_close(W, before - basis[:5] @ H)
+    assert (basis[:5].mT @ W).abs().max() <= 1e-15 * W.norm()
 
 
 def graded(n: int, sizes: list[float], dtype: torch.dtype) -> Tensor:
