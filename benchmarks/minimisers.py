@@ -59,12 +59,12 @@ class Watch:
     value: float = math.inf
 
     def __post_init__(self) -> None:
-        self._begun = time.perf_counter()
+        self._begun = time.process_time()
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the contender was started."""
-        return time.perf_counter() - self._begun
+        """Seconds of the processor since the contender was started."""
+        return time.process_time() - self._begun
 
     def check(self) -> None:
         """Raise `OutOfTime` if there is no more time."""
