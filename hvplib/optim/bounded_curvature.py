@@ -40,6 +40,11 @@ class _Face:
         """(m, 1)."""
         return self.point.gradient[self.indices]
 
+    @property
+    def eps(self) -> float:
+        """The unit of rounding of f."""
+        return self.point.eps
+
     def hvp(self, V: Tensor) -> Tensor:
         """The rows and columns of ∇²f that belong to the variables, times V (m, k)."""
         return self.point.hvp(self.whole(V))[self.indices]
@@ -56,11 +61,11 @@ def least_curvature_within(
 ) -> Curvature:
     """min dᵀ∇²f d / dᵀd over the critical directions d of a stationary point within bounds.
 
-    A variable whose gradient is above gtol is held at its bound, and has no part in d. One that is on a bound
-    with a gradient of at most gtol has, but may only move inwards. Without such variables this is λ_min of
-    the block of the others. With them, λ_min of the block is a lower bound, and where it is negative, upper
-    bounds come from its eigenvector ± d with what leaves the box taken out, and from λ_min of the variables
-    between their bounds: four products more, and as many as for a search.
+    A variable whose gradient is above gtol is held at its bound, and has no part in d. One with a
+    gradient of at most gtol that is on a bound, or within √eps max(1, |x_i|) of it, may only move inwards.
+    Without such variables this is λ_min of the block of the others. With them, that is a lower bound, and
+    where it is negative, upper bounds come from its eigenvector ± d with what leaves the box taken out, and
+    from λ_min of the variables between their bounds: two products more, and as many as for a search.
 
     Args:
         point: Stationary to within gtol.
@@ -74,16 +79,26 @@ def least_curvature_within(
         The curvature, with a direction that stays in the box if it is negative. +∞ where no variable is free.
     """
     free = (point.gradient[:, 0].abs() <= gtol) & (box.lower < box.upper)
-    edges = free & ~box.interior(point.x)
+    below, above = _edges(box, point)
+    edges = free & (below | above)
     search = _Search(point, random, max_matvecs, probability)
     found = search.over(free)
     if not found.negative or not bool(edges.any()):
         return found
-    clipped = search.clipped(found, box)
+    clipped = search.clipped(found, below, above)
     inner = search.over(free & ~edges)
     least = min(clipped, inner, key=lambda curvature: curvature.value)
     spent = found.num_matvecs + clipped.num_matvecs + inner.num_matvecs
     return replace(least, bound=found.bound, norm=max(found.norm, inner.norm), num_matvecs=spent)
+
+
+def _edges(box: Box, point: Point) -> tuple[Tensor, Tensor]:
+    """Which variables lie on their lower and upper bounds, or so near that no step has room: masks (n,).
+
+    A direction of negative curvature that is cut sooner than after √eps max(1, |x|) may not show in f.
+    """
+    room = math.sqrt(point.eps) * point.x.abs().clamp(min=1.0)
+    return point.x - box.lower <= room, box.upper - point.x <= room
 
 
 @dataclass(frozen=True)
@@ -99,7 +114,8 @@ class _Search:
         """Over the variables of a mask (n,)."""
         indices = variables.nonzero()[:, 0]
         if not len(indices):
-            return Curvature(math.inf, math.inf, torch.zeros_like(self.point.gradient), 0.0, 0.0, 0)
+            nothing = torch.zeros_like(self.point.gradient)
+            return Curvature(math.inf, math.inf, nothing, 0.0, self.point.eps, 0.0, 0)
         face = _Face(self.point, indices)
         found = least_curvature(
             face,
@@ -107,16 +123,20 @@ class _Search:
             max_matvecs=self.max_matvecs,
             probability=self.probability,
         )
-        return replace(found, direction=face.whole(found.direction))
+        flat = None if found.flat is None else face.whole(found.flat)
+        return replace(found, direction=face.whole(found.direction), flat=flat)
 
-    def clipped(self, found: Curvature, box: Box) -> Curvature:
-        """The lower curvature of d and −d, each with what leaves the box at once taken out."""
-        x, d = self.point.x, found.direction
+    def clipped(self, found: Curvature, below: Tensor, above: Tensor) -> Curvature:
+        """The lower curvature of d and −d, each with what leaves the box at once taken out.
+
+        `below` and `above` are masks (n,) of what may not fall, and not rise.
+        """
+        d = found.direction
         both = torch.cat([d.mT, -d.mT]).mT
-        leaving = ((x <= box.lower).unsqueeze(1) & (both < 0)) | ((x >= box.upper).unsqueeze(1) & (both > 0))
+        leaving = (below.unsqueeze(1) & (both < 0)) | (above.unsqueeze(1) & (both > 0))
         feasible = torch.where(leaving, 0.0, both)
         lengths = feasible.norm(dim=0)
-        feasible = feasible / lengths.clamp(min=torch.finfo(x.dtype).tiny)
+        feasible = feasible / lengths.clamp(min=torch.finfo(d.dtype).tiny)
         curvatures = (feasible * self.point.hvp(feasible)).sum(0)
         # A direction of which nothing is left has no curvature at all.
         values = torch.where(lengths > 0, curvatures, torch.inf).tolist()

@@ -30,6 +30,12 @@ class Box:
         """P(x + s) − x for a point x (n,) of the box and a block s (n, k), without cancellation."""
         return torch.clamp(step, (self.lower - x).unsqueeze(1), (self.upper - x).unsqueeze(1))
 
+    def room(self, x: Tensor, d: Tensor) -> float:
+        """The largest t for which x + t d is in the box, for a point x of it and d (n, 1)."""
+        way = d[:, 0]
+        left = torch.where(way > 0, self.upper - x, x - self.lower)
+        return float(torch.where(way != 0, left / way.abs(), torch.inf).min())
+
     def moved(self, x: Tensor, step: Tensor) -> Tensor:
         """P(x + s) (n,) for s (n, 1), exactly on the bounds that `step` reaches."""
         s = step[:, 0]

@@ -97,7 +97,7 @@ class CubicRegularisation:
             self.sigma = max(_revised(self.sigma, model, step, actual), _LEAST)
             if actual >= self.accepted * step.predicted > 0:
                 return trial
-            doubts.add(step.predicted, step.norm)
+            doubts.add(step.predicted, step.norm, actual)
             if step.norm <= point.eps * float(point.x.norm()) or step.norm < 1e-150:
                 raise Ended(doubts.ending)
 

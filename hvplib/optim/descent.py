@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hvplib.optim.decrease import noise
 from hvplib.optim.doubts import stalled
 from hvplib.optim.ending import Ended, Ending
 from hvplib.optim.evaluation import Objective, Point
@@ -82,7 +81,7 @@ class Descent:
         if trial is None:
             line, first, trial = self._along(point, steepest(point))
         if trial is None:
-            raise Ended(stalled(line.promised(first), noise(point, point)))
+            raise Ended(stalled(line.promised(first), point))
         self.restart(float((trial.point.x - point.x).norm()))
         return trial.point
 

@@ -38,7 +38,8 @@ class Ending(IntEnum):
     NOT_SMOOTH = (
         6,
         "no step lowers the function, however short, though its gradient says that one should: it has a kink "
-        "or a jump at x, or its gradient is wrong; smooth it, and check it with check_hvp",
+        "or a jump at x, or is not finite beyond it, or its gradient is wrong; smooth it, and check it with "
+        "check_hvp",
     )
     UNBOUNDED = (
         7,

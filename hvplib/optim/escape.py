@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ _PROBES = (1e-3, 1e-2, 1e-1)
 def fall(objective: Objective, point: Point, curvature: Curvature) -> tuple[Point, float] | None:
     """x ± t d with f lower by at least a tenth of ½ |θ| t², for a d of negative curvature θ; and t.
 
-    Where a bound is met on the way, t d is what is left of it.
+    Where a bound is met on the way, t ends there: what is left of d behind it may have no such curvature.
 
     Args:
         objective: Makes the points; spends two for each length at most.
@@ -36,12 +37,17 @@ def fall(objective: Objective, point: Point, curvature: Curvature) -> tuple[Poin
         None where there is no such t: the first is max(1, ‖x‖), each next a quarter of it.
     """
     length = _size(point.x)
+    ways = [_Way(d, objective.room(point, d)) for d in _downhill_first(point, curvature.direction)]
     for _ in range(_LENGTHS):
-        for step in _both_ways(objective, point, curvature.direction, length):
+        for way in ways:
+            t = way.next(length)
+            if t is None:
+                continue
+            step = t * way.direction
             trial = objective.moved(point, step)
-            predicted = -curvature.value * float(step.square().sum()) / 2
+            predicted = -curvature.value * t**2 / 2
             if decrease(point, trial, step) >= _SUFFICIENT * predicted > 0:
-                return trial, length
+                return trial, t
         length /= 4
     return None
 
@@ -49,16 +55,22 @@ def fall(objective: Objective, point: Point, curvature: Curvature) -> tuple[Poin
 def probe(objective: Objective, point: Point, curvature: Curvature) -> tuple[Point, float] | None:
     """x ± t d with f lower by more than its slope along d explains, where curvature along d is about zero.
 
-    Third derivatives show this way: of x³ at 0, or of a monkey saddle. Spends six points at most.
+    Third derivatives show this way: of x³ at 0, or of a monkey saddle. Where curvature is about zero along
+    several directions, so do those of x y z, which vanish along the axes: random mixtures of them are probed
+    too. Spends six points at most for each direction.
     """
-    for share in _PROBES:
-        length = share * _size(point.x)
-        for step in _both_ways(objective, point, curvature.direction, length):
-            trial = objective.moved(point, step)
-            slope = abs(float((point.gradient * step).sum()))
-            hidden = 2 * slope + noise(point, trial) if trial.finite else math.inf
-            if decrease(point, trial, step) > hidden:
-                return trial, length
+    directions = [curvature.direction]
+    if curvature.flat is not None:
+        directions += [column.unsqueeze(1) for column in curvature.flat.mT]
+    for direction in directions:
+        for share in _PROBES:
+            length = share * _size(point.x)
+            for step in _both_ways(objective, point, direction, length):
+                trial = objective.moved(point, step)
+                slope = abs(float((point.gradient * step).sum()))
+                hidden = 2 * slope + noise(point, trial) if trial.finite else math.inf
+                if decrease(point, trial, step) > hidden:
+                    return trial, length
     return None
 
 
@@ -82,11 +94,33 @@ def curvature_persists(objective: Objective, point: Point, curvature: Curvature)
     return True
 
 
+@dataclass
+class _Way:
+    """A direction of length one, and how far the bounds let x go along it."""
+
+    direction: Tensor
+    room: float
+    _been_there: bool = False
+
+    def next(self, length: float) -> float | None:
+        """The length, or once the room if that is less; None where there is nothing new to try."""
+        if length < self.room:
+            return length
+        if self._been_there or not self.room > 0:
+            return None
+        self._been_there = True
+        return self.room
+
+
 def _both_ways(objective: Objective, point: Point, direction: Tensor, length: float) -> Iterator[Tensor]:
-    """± length d, downhill first, as far as the bounds allow."""
+    """± length d, downhill first, as much of it as the bounds allow."""
+    for d in _downhill_first(point, direction):
+        yield objective.step(point, length * d)
+
+
+def _downhill_first(point: Point, direction: Tensor) -> tuple[Tensor, Tensor]:
     downhill = -1.0 if float((point.gradient * direction).sum()) > 0 else 1.0
-    yield objective.step(point, downhill * length * direction)
-    yield objective.step(point, -downhill * length * direction)
+    return downhill * direction, -downhill * direction
 
 
 def _size(x: Tensor) -> float:

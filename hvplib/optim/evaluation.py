@@ -132,6 +132,10 @@ class Objective:
         """s (n, k), as much of it as the bounds allow."""
         return s if self.box is None else self.box.step(point.x, s)
 
+    def room(self, point: Point, d: Tensor) -> float:
+        """How far the bounds let x go along d (n, 1)."""
+        return math.inf if self.box is None else self.box.room(point.x, d)
+
     def moved(self, point: Point, s: Tensor) -> Point:
         """The point x + s for s (n, 1), or the nearest to it within the bounds.
 

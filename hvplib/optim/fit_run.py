@@ -82,6 +82,9 @@ class FitRun(Run):
         again = super().to_end()
         return ending if again.success and self.certificate != "minimum" else again
 
+    def _cause(self) -> Ending:
+        return Ending.STAGNATED  # looked at more closely by `to_end`
+
     def _certified(self) -> bool:
         assert isinstance(self.tolerances, Orthogonality)
         if self.tolerances.vanishes(self.point):

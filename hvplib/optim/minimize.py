@@ -31,7 +31,7 @@ from hvplib.optim.start import started
 __all__ = ["minimize"]
 
 # max |∇f_i| of order one to be told from zero: six digits, or half of what the precision has.
-_GTOL = {torch.float32: 1e-3, torch.float64: 1e-6}
+_GTOL = {True: 1e-6, False: 1e-3}
 
 
 def minimize(
@@ -56,11 +56,13 @@ def minimize(
 ) -> OptimizeResult:
     """x with ∇f(x) = 0 and ∇²f(x) ≥ 0, from the value, the gradient and products with the Hessian.
 
-    x is taken for stationary if max |∇f_i| ≤ gtol. Then curvature is asked for: of at most 64
-    unknowns by the whole Hessian, of more by Lanczos from a random start, `check_matvecs` products at most.
-    Where it is negative, f is lowered along the direction found and the iteration goes on. Where it is
-    positive, also at twice the distance at which the minimum must lie, the certificate is "minimum". Where
-    neither can be said, third derivatives are probed for, and it is "undecided".
+    x is taken for stationary if max |∇f_i| ≤ gtol. Then curvature is asked for: of at most 64 unknowns by the
+    whole Hessian, n products, of more by Lanczos from a random start, `check_matvecs` products at most. Where
+    it is negative, f is lowered along the direction found and the iteration goes on. Where it is positive,
+    also at twice the distance at which the minimum must lie, two points and two products more, the
+    certificate is "minimum". Where neither can be said, third derivatives are probed for, at six points for
+    each of three directions at most, and it is "undecided". Negative is what is below −100 eps ‖∇²f‖, where
+    rounding begins, and below −2 √n max |∇f_i| / max(1, ‖x‖), which matters less than the gradient.
 
     `success` means that x is stationary and no negative curvature was found; every other end has a message
     that names what happened, and says what to do. Ctrl-C, limits and the callback return the best so far.
@@ -78,7 +80,7 @@ def minimize(
             (`ARC`), "newton-cg" (`LineSearchNewtonCG`), "newton-mr" (`NewtonMR`); "auto" is "trust-exact"
             up to 64 unknowns, and for more "trust-krylov", or "trust-ncg" where a basis of 200 vectors takes
             more than an eighth of the free memory.
-        gtol: Tolerance on the gradient; 1e-6, in float32 1e-3.
+        gtol: Tolerance on the gradient; 1e-6, or 1e-3 if any of x0 is coarser than float64.
         ftol: A step that lowers f by at most ftol max(1, |f|) ends the iteration, without success; 0 never.
         max_iter: Most steps.
         max_nfev: Most points at which f is evaluated, each with its gradient.
@@ -107,8 +109,9 @@ def minimize(
         * active, start_projected: With bounds, −1 where x_i = l_i, 1 where x_i = u_i, else 0, like x0; and
           whether x0 was outside.
         * certificate: "minimum", "saddle" or "undecided".
-        * min_eigenvalue, min_eigenvalue_bound: Above and below λ_min(∇²f(x)), the latter but for
-          `miss_probability`; NaN and −∞ where curvature was not asked for.
+        * min_eigenvalue, min_eigenvalue_bound: Above and below λ_min(∇²f(x)), the former to rounding, the
+          latter with rounding taken off, but for `miss_probability`; NaN and −∞ where curvature was not asked
+          for.
         * direction: Of negative curvature, like x0, for a "saddle"; else None.
         * history: A row for the start and for each step, with what was spent until then.
         * method: The settings in use.
@@ -147,7 +150,7 @@ def minimize(
         unravel = partial(_unraveled, objective, back)
         _check_preconditioner(preconditioner, settings)
         precondition = preconditioning(preconditioner, objective, unravel)
-        tolerances = Tolerances(_GTOL[objective.space.dtype] if gtol is None else gtol, ftol)
+        tolerances = Tolerances(_GTOL[objective.eps < 1e-12] if gtol is None else gtol, ftol)
         least = (
             least_curvature if box is None else partial(least_curvature_within, box=box, gtol=tolerances.gtol)
         )

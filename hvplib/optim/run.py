@@ -10,6 +10,7 @@ from typing import Protocol
 from hvplib.interrupt import Interrupt
 from hvplib.optim.certificate import Curvature
 from hvplib.optim.decrease import noise, unbounded
+from hvplib.optim.doubts import cause
 from hvplib.optim.ending import Ended, Ending
 from hvplib.optim.escape import curvature_persists, fall, probe
 from hvplib.optim.evaluation import Objective, Point
@@ -153,11 +154,21 @@ class Run:
         except Ended as ended:
             if ended.ending is Ending.STAGNATED:
                 self._go_to(self._quietest)
+                return self._cause()
             return ended.ending
         except KeyboardInterrupt:
             if self.interrupt.insisted:
                 raise
             return Ending.INTERRUPTED
+
+    def _cause(self) -> Ending:
+        """What made the steps so small, if there is still something to spend on the question."""
+        if self.point.gradient_norm == 0:
+            return Ending.STAGNATED
+        try:
+            return cause(self.objective, self.point)
+        except Ended:
+            return Ending.STAGNATED
 
     def _step(self) -> None:
         self._may_step()
@@ -211,7 +222,7 @@ class Run:
         self.curvature = curvature = self.curvature_at(point)
         if math.isnan(curvature.value):
             raise Ended(Ending.NON_FINITE)
-        if curvature.negative and _matters(curvature, point):
+        if curvature.negative and _matters(curvature, point, self.objective):
             self.certificate = "saddle"
             self._leave(point, curvature)
             return False
@@ -247,14 +258,20 @@ class Run:
         self._take(point)
 
 
-def _matters(curvature: Curvature, point: Point) -> bool:
+def _matters(curvature: Curvature, point: Point, objective: Objective) -> bool:
     """Whether negative curvature is more than the share of what is left of the gradient: −θ > 2 ‖∇f‖ / ‖x‖.
 
     Along a valley of minima that bends, in which a symmetry of f moves x, curvature is about −‖∇f‖ / ‖x‖
     beside the bottom, and zero on it. Over the length ‖x‖ it lowers f by no more than the gradient does.
+    Where the gradient holds variables at their bounds, d may lead uphill at first: then it is to lower f
+    within the room that the bounds leave, −θ > 2 |∇fᵀd| / t.
     """
-    gradient = point.gradient_norm * math.sqrt(point.x.numel())
-    return -curvature.value > 2 * gradient / max(1.0, float(point.x.norm()))
+    size = max(1.0, float(point.x.norm()))
+    if not -curvature.value * size > 2 * point.gradient_norm * math.sqrt(point.x.numel()):
+        return False
+    d = curvature.direction
+    room = min(size, max(objective.room(point, d), objective.room(point, -d)))
+    return -curvature.value * room > 2 * abs(float((point.gradient * d).sum()))
 
 
 _NOWHERE = (Ending.STAGNATED, Ending.NOT_SMOOTH)

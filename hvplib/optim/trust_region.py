@@ -97,7 +97,7 @@ class TrustRegion:
             self._resize(point, step, actual)
             if actual >= self.accepted * step.predicted > 0:
                 return trial
-            doubts.add(step.predicted, step.norm)
+            doubts.add(step.predicted, step.norm, actual)
             if self.radius <= point.eps * float(point.x.norm()) or self.radius < 1e-300:
                 raise Ended(doubts.ending)
 

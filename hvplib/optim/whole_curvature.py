@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from hvplib.optim.certificate import Curvature
+from hvplib.optim.certificate import Curvature, rounding_of
 from hvplib.optim.evaluation import Point
 from hvplib.optim.squares import Fit
 
@@ -26,7 +26,7 @@ class WholeCurvature(Curvature):
         scaled: S (n, n), float64, on the CPU.
     """
 
-    scaled: Tensor
+    scaled: Tensor = field(kw_only=True)
 
 
 def whole_curvature(fit: Fit, point: Point) -> WholeCurvature:
@@ -67,14 +67,15 @@ def _curvature(point: Point, scale: Tensor) -> WholeCurvature:
     S = _scaled(point, scale)
     if not bool(torch.isfinite(S).all()):
         nothing = torch.zeros_like(point.gradient)
-        return WholeCurvature(math.nan, -math.inf, nothing, math.nan, 0.0, n, S)
+        return WholeCurvature(math.nan, -math.inf, nothing, math.nan, point.eps, 0.0, n, scaled=S)
     values, vectors = torch.linalg.eigh(S)
     direction = vectors[:, 0] / scale
     direction = direction / torch.linalg.vector_norm(direction)
     unit = float((direction * scale).square().sum())
     least, norm = float(values[0]) * unit, float(values.abs().max()) * unit
     d = direction.to(point.gradient).unsqueeze(1)
-    return WholeCurvature(least, least, d, norm, 0.0, n, S)
+    bound = least - rounding_of(norm, point.eps)
+    return WholeCurvature(least, bound, d, norm, point.eps, 0.0, n, scaled=S)
 
 
 def _scaled(point: Point, scale: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def normal(n: int, seed: int = 0) -> Callable[[int], Tensor]:
 
 
 def along(direction: Tensor, value: float) -> Curvature:
-    return Curvature(value, value, direction, 1.0, 0.0, 0)
+    return Curvature(value, value, direction, 1.0, 2e-16, 0.0, 0)
 
 
 @pytest.mark.parametrize("least", [-3.0, -1e-9, 0.0, 1e-9, 2.0])
@@ -40,7 +40,8 @@ def test_small_matrices_are_computed_whole(least: float) -> None:
     d = torch.tensor([5.0, least, 7.0], dtype=F64)
     problem = quadratic(d)
     found = least_curvature(problem.start, normal(3), max_matvecs=10, probability=1e-3)
-    assert (found.value, found.bound, found.norm) == (least, least, 7.0)
+    assert (found.value, found.norm) == (least, 7.0)
+    assert 0 < least - found.bound <= 1e-12
     assert (found.miss_probability, found.num_matvecs, problem.num_matvecs) == (0, 3, 3)
     assert (found.negative, found.positive) == (least < 0, least > 0)
     torch.testing.assert_close(found.direction.abs()[:, 0], torch.tensor([0.0, 1.0, 0.0], dtype=F64))
@@ -50,6 +51,34 @@ def test_what_is_hidden_by_rounding_is_neither() -> None:
     found = least_curvature(quadratic(torch.tensor([1.0, -1e-15], dtype=F64)).start, normal(2), max_matvecs=9,
                             probability=1e-3)  # fmt: skip
     assert not found.negative and not found.positive
+
+
+@pytest.mark.parametrize("n", [2, 100])
+def test_rounding_is_that_of_f_not_of_the_vectors(n: int) -> None:
+    """An unknown of float32 among those of float64: the products are as coarse as its gradient is."""
+    d = torch.full((n,), 1.0, dtype=F64)
+    d[-1] = -1e-6
+
+    def func(x: tuple[Tensor, Tensor]) -> Tensor:
+        return (d[:1] * x[0].double() ** 2).sum() / 2 + (d[1:] * x[1] ** 2).sum() / 2
+
+    operator = HessianOperator(lambda a, b: func((a, b)), (torch.zeros(1), torch.zeros(n - 1, dtype=F64)))
+    point = Objective(operator, Limits(), Interrupt()).start
+    assert point.x.dtype is F64 and point.eps == torch.finfo(torch.float32).eps
+    found = least_curvature(point, normal(n), max_matvecs=n, probability=1e-3)
+    assert found.value == pytest.approx(-1e-6, rel=1e-3) and not found.negative and not found.positive
+    assert found.bound <= -1e-6
+
+
+def test_several_flat_directions_are_mixed() -> None:
+    four = quadratic(torch.tensor([0.0, 2, 0, 0], dtype=F64)).start
+    found = least_curvature(four, normal(4), max_matvecs=9, probability=1e-3)
+    assert found.flat is not None and found.flat.shape == (4, 2)
+    torch.testing.assert_close(found.flat.norm(dim=0), torch.ones(2, dtype=F64))
+    assert float(found.flat[1].abs().max()) <= 1e-14 and float(found.flat[[0, 2, 3]].abs().min()) > 1e-3
+    for least in (0.0, 1.0):
+        one = quadratic(torch.tensor([2.0, least, 3], dtype=F64)).start
+        assert least_curvature(one, normal(3), max_matvecs=9, probability=1e-3).flat is None
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -101,6 +101,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap("maximum", lambda x: torch.cos(x).sum(), (0, 0, 0), values=(-3,), certificates=_MINIMUM),
     Trap("maximum in all but one", lambda x: x[0] ** 2 + torch.cos(x[1:]).sum(), (1, 0, 0), values=(-2,)),
     Trap("monkey saddle", _monkey, (0, 0), values=(-27 / 256,), certificates=_MINIMUM),
+    Trap("third derivatives off the axes", lambda x: (x @ x) ** 2 - x.prod(), (0, 0, 0), values=(-1 / 6912,)),
     Trap("factors of a matrix at zero", _factors, (0,) * 6, values=(0,)),
     Trap("factors on the ridge of the saddle", _factors, (0, 1, 0, 0, 0, 1), values=(0,)),
     Trap(
@@ -151,6 +152,12 @@ TRAPS: tuple[Trap, ...] = (
         endings=(Ending.CONVERGED, Ending.UNBOUNDED),
     ),
     Trap("NaN beyond a wall", lambda x: (x - torch.log(1 - x)).sum() + (x**2).sum(), (0.9, -30)),
+    Trap(
+        "NaN before the minimum",
+        lambda x: ((x - 1) ** 2).sum() + torch.where(x.sum() > 1, torch.nan, 0.0),
+        (0, 0),
+        (Ending.NOT_SMOOTH,),
+    ),
     Trap("infinite at the start", lambda x: 1 / x.sum(), (0,), (Ending.NON_FINITE,)),
     Trap("NaN at the start", lambda x: torch.log(x).sum(), (-1,), (Ending.NON_FINITE,)),
     Trap("curvature infinite at the minimum", lambda x: x.abs().pow(1.5).sum(), (0, 0), (Ending.NON_FINITE,)),
