@@ -87,7 +87,7 @@ def test_where_no_step_lowers_f() -> None:
 def test_rounding_is_told_from_kinks(steps: list[tuple[float, float]], ending: Ending) -> None:
     doubts = Doubts(objective(lambda x: x.sum(), 1e3).start)
     for predicted, length in steps:
-        doubts.add(predicted, length)
+        doubts.add(predicted, length, 0.0)
     assert doubts.ending is ending
 
 
