@@ -41,7 +41,8 @@ def cg(
 
     * CONVERGED: ‖r_j‖ ≤ max(rtol ‖b_j‖, atol), of the r that the recurrence follows.
     * NEGATIVE_CURVATURE: pᵀA p / pᵀp ≤ 2 eps · max |p_iᵀA p_i| / p_iᵀp_i, over all directions p_i so far.
-      Then A is indefinite, singular, or of a condition number above 1 / (2 eps).
+      Then A is indefinite, singular, or of a condition number above 1 / (2 eps). Or x itself has grown so
+      long that ‖A x‖ / ‖x‖ is as small: b has a part in a null space that no p came near.
     * STAGNATED: signs again of such a condition number: ‖r‖ rose by 1/√eps over its least, or an earlier
       pᵀA p turns out to have been too small. Or the residual of the recurrence is lost: it claims convergence
       where rounding, eps ‖A‖ Σ ‖α p‖, hides a tenth of ‖r_0‖, or it fell below eps^(3/2) ‖r_0‖.
@@ -263,15 +264,19 @@ class _Run:
         self._indices = self._indices[left]
 
     def _end(self, i: int, column: Column, status: Status) -> None:
-        index = torch.tensor([column.index])
+        index, direction, flat = torch.tensor([column.index]), self._p, column.flat
+        if column.drifted and not self._bounded:
+            x = self._iterates.x
+            if column.is_null(column_norms(self._inner, x[:, i : i + 1])[0]):
+                status, direction, flat = Status.NEGATIVE_CURVATURE, x, 0.0
         self.record.end(
             index, status, self._iterates.kept(i) / column.scale if column.settle(status) else None
         )
         self.record.revise(index, torch.tensor([column.kept / column.scale], dtype=torch.float64))
         if self._bounded:
             self.record.gain(index, column.decrease / column.scale**2, column.length / column.scale)
-        if column.flat is not None:
-            self.record.meet(index, self._p[:, i : i + 1], torch.tensor([column.flat], dtype=torch.float64))
+        if flat is not None:
+            self.record.meet(index, direction[:, i : i + 1], torch.tensor([flat], dtype=torch.float64))
 
 
 def _take(X: Tensor, columns: list[int]) -> Tensor:

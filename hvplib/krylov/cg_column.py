@@ -11,6 +11,10 @@ from hvplib.results.status import Status
 __all__ = ["Ball", "Column", "StepNumbers"]
 
 
+# The part of the first residual at which what rounding hides has become too much.
+_HIDDEN = 0.1
+
+
 class StepNumbers(NamedTuple):
     """The inner products of one step, of one column.
 
@@ -95,6 +99,8 @@ class Column:
         residual: ‖r‖ of the last iterate.
         kept: ‖r‖ of the iterate that is kept.
         flat: pᵀA p of the last direction if it is not positive beyond rounding; None otherwise.
+        drifted: Whether convergence was claimed where rounding hides the residual: x is so long then, unless
+            its steps cancel, that it is a null vector as far as one can tell.
         boundary_step: τ to the boundary of the trust region if the column ends there; None otherwise.
         decrease: bᵀx − ½ xᵀA x of the last iterate, if the first was zero.
     """
@@ -107,6 +113,7 @@ class Column:
         self.ball = ball
         self.residual = self.kept = start
         self.flat: float | None = None
+        self.drifted = False
         self.boundary_step: float | None = None
         self.decrease = 0.0
         self._tolerance = tolerance
@@ -149,6 +156,10 @@ class Column:
             return True
         self.kept = self._start
         return False
+
+    def is_null(self, length: float) -> bool:
+        """Whether an x of this length with ‖A x‖ ≤ ‖r_0‖ + ‖r‖ is a null vector as far as rounding shows."""
+        return self._start + self.residual <= self._noise(length) / _HIDDEN
 
     def _noise(self, path: float) -> float:
         """What rounding in A x moves the true residual by, unseen by the recurrence: eps ‖A‖ ‖x‖."""
@@ -200,7 +211,8 @@ class Column:
     def _end(self) -> Status | None:
         if self.residual <= self._tolerance:
             # Where rounding hides a tenth of the first residual, the recurrence has lost the true one.
-            return Status.CONVERGED if self._noise(self._path) <= 0.1 * self._start else Status.STAGNATED
+            self.drifted = not self._noise(self._path) <= _HIDDEN * self._start
+            return Status.STAGNATED if self.drifted else Status.CONVERGED
         self._least = min(self._least, self.residual)
         # ‖r_j‖ ≤ √κ ‖r_i‖ for j > i, as the error falls in the energy norm: a larger rise proves κ > 1/eps.
         risen = math.sqrt(self._eps) * self.residual > self._least

@@ -26,7 +26,7 @@ METHODS = {"cg": CG, "minres": MINRES, "minres-qlp": MINRESQLP}
 CONVERGED = {name: {Status.CONVERGED} for name in METHODS}
 INDEFINITE = CONVERGED | {"cg": {Status.NEGATIVE_CURVATURE}}
 INCONSISTENT = {name: {Status.INCONSISTENT} for name in METHODS} | {
-    "cg": {Status.NEGATIVE_CURVATURE, Status.STAGNATED}  # what conjugate gradients see of a singular A
+    "cg": {Status.NEGATIVE_CURVATURE}  # what conjugate gradients see of a singular A: a null vector
 }
 NON_FINITE = {name: {Status.NON_FINITE} for name in METHODS}
 
@@ -69,7 +69,7 @@ class System:
     dtype: torch.dtype = F64
     rtol: float | None = None
     preconditioned: bool = False
-    operator: Callable[[Tensor], Operator] = Matrix
+    operator: Callable[..., Operator] = Matrix
     conditioned: bool = True
 
 
@@ -148,6 +148,21 @@ SYSTEMS = {
     "condition 1e12": System(
         with_spectrum(HARD), in_range(with_spectrum(HARD)), CONVERGED, rtol=1e-7, conditioned=False
     ),
+    "condition 1e12, tight": System(
+        with_spectrum(HARD),
+        in_range(with_spectrum(HARD)),
+        {name: {Status.CONVERGED, Status.STAGNATED, Status.MAX_ITER} for name in METHODS},
+        rtol=1e-14,
+        conditioned=False,
+    ),
+    "condition 1e6, float32": System(
+        with_spectrum(HARD[20:]),
+        in_range(with_spectrum(HARD[20:])),
+        {name: {Status.CONVERGED, Status.STAGNATED} for name in METHODS},
+        dtype=F32,
+        rtol=1e-5,
+        conditioned=False,
+    ),
     "NaN in the third product": System(
         with_spectrum(POSITIVE), RANDOM[:, :1], NON_FINITE, operator=Broken, conditioned=False
     ),
@@ -169,6 +184,25 @@ def ran(system: System, name: str) -> tuple[Operator, Solution]:
     return A, result
 
 
+def taken(system: System) -> tuple[Tensor, Tensor]:
+    """A + δ I and b as the dtype holds them, in float64."""
+    dense = system.dense.to(system.dtype).double()
+    return dense + system.damping * torch.eye(len(dense), dtype=F64), system.b.to(system.dtype).double()
+
+
+def check_residuals(system: System, dense: Tensor, b: Tensor, result: Solution) -> None:
+    """What holds whatever the system and the method: no residual but the true one, no success above it."""
+    assert result.num_matvecs == sum(result.matvecs.values())
+    assert result.history.shape == (result.num_iter + 1, result.x.shape[1])
+    x, eps = result.x.double(), torch.finfo(system.dtype).eps
+    true = torch.linalg.vector_norm(b - dense @ x, dim=0)
+    rounding = eps * 10 * (torch.linalg.matrix_norm(dense, 2) * torch.linalg.vector_norm(x, dim=0) + b.norm())
+    if system.operator is not Broken:
+        assert ((result.residual_norms - true).abs() <= rounding).all()
+    for status, norm, tolerance in zip(result.statuses, true, result.tolerances, strict=True):
+        assert not status.success or norm <= tolerance * (1 + 1e-6) + 10 * eps * b.norm()
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("label", SYSTEMS)
 def test_system(label: str, name: str) -> None:
@@ -178,23 +212,73 @@ def test_system(label: str, name: str) -> None:
 
     assert set(result.statuses) <= system.expected[name], result
     assert result.num_matvecs == A.num_matvecs - before
-    assert result.num_matvecs == sum(result.matvecs.values())
-    assert result.history.shape == (result.num_iter + 1, system.b.shape[1])
-
-    dense = system.dense.to(system.dtype).double()
-    dense = dense + system.damping * torch.eye(len(dense), dtype=F64)
-    b, x = system.b.to(system.dtype).double(), result.x.double()
-    true = torch.linalg.vector_norm(b - dense @ x, dim=0)
+    dense, b = taken(system)
+    check_residuals(system, dense, b, result)
     eps = torch.finfo(system.dtype).eps
-    rounding = eps * 10 * (torch.linalg.matrix_norm(dense, 2) * torch.linalg.vector_norm(x, dim=0) + b.norm())
-    if system.operator is not Broken:
-        assert ((result.residual_norms - true).abs() <= rounding).all()
-    for status, norm, tolerance in zip(result.statuses, true, result.tolerances, strict=True):
-        assert status is not Status.CONVERGED or norm <= tolerance * (1 + 1e-6) + 10 * eps * b.norm()
     rtol = eps**0.5 if system.rtol is None else system.rtol
     torch.testing.assert_close(result.tolerances, rtol * torch.linalg.vector_norm(b, dim=0))
     check_solution(system, name, dense, b, result)
     check_evidence(dense, b, result, eps, preconditioned=system.preconditioned)
+
+
+@pytest.mark.parametrize("declared", [False, True])
+@pytest.mark.parametrize("label", SYSTEMS)
+def test_method_that_is_chosen(label: str, declared: bool) -> None:
+    """Whether A is as it was declared or not."""
+    system = SYSTEMS[label]
+    A = system.operator(
+        system.dense.to(system.dtype), **({"positive_semidefinite": True} if declared else {})
+    )
+    diagonal = A.to_dense().diagonal().abs()
+    result = solve(
+        A,
+        system.b.to(system.dtype),
+        damping=system.damping,
+        preconditioner=DiagonalPreconditioner(diagonal) if system.preconditioned else None,
+        throw=False,
+    )
+    name = "cg" if declared and system.damping >= 0 else "minres-qlp"
+    assert type(result.method) is METHODS[name]
+    assert system.rtol is not None or set(result.statuses) <= system.expected[name], result
+    dense, b = taken(system)
+    check_residuals(system, dense, b, result)
+    if system.rtol is None:
+        check_solution(system, name, dense, b, result)
+    check_evidence(dense, b, result, torch.finfo(system.dtype).eps, preconditioned=system.preconditioned)
+
+
+@pytest.mark.parametrize("label", [label for label in SYSTEMS if not SYSTEMS[label].preconditioned])
+def test_path_of_dampings(label: str) -> None:
+    """Those that leave A definite are solved, and of those that do not it is told."""
+    system = SYSTEMS[label]
+    dense, b = taken(system)
+    values = torch.linalg.eigvalsh(dense)
+    norm = float(values.abs().max()) or 1.0
+    low = float(values[0])
+    path = [system.damping + shift * norm - low for shift in (-0.5, -0.01, 0.01, 0.3, 2.0)]
+    A = system.operator(system.dense.to(system.dtype))
+    result = solve(A, system.b[:, 0].to(system.dtype), damping=path, throw=False)
+    allowed = {Status.NON_FINITE} if system.operator is Broken else {Status.CONVERGED}
+    if not bool(b[:, 0].any()):
+        assert result.statuses == (Status.CONVERGED,) * 5 and not result.x.any()
+        return
+    assert set(result.statuses[2:]) <= allowed, result
+    bent = result.statuses[:2]
+    assert all(status in allowed | {Status.NEGATIVE_CURVATURE, Status.STAGNATED} for status in bent), result
+    eps = torch.finfo(system.dtype).eps
+    for j, damping in enumerate(path):
+        shifted = dense + (damping - system.damping) * torch.eye(len(dense), dtype=F64)
+        x, rhs = result.x[:, j].double(), b[:, 0]
+        true, rounding = (rhs - shifted @ x).norm(), 10 * eps * (3 * norm * x.norm() + rhs.norm())
+        if system.operator is Broken:
+            continue
+        assert (result.residual_norms[j] - true).abs() <= rounding
+        assert result.statuses[j] is not Status.CONVERGED or true <= result.tolerances[j] + rounding
+        if result.statuses[j] is Status.NEGATIVE_CURVATURE:
+            assert result.direction is not None and result.curvature is not None
+            p = result.direction[:, j].double()
+            assert ((p @ shifted @ p) / (p @ p) - result.curvature[j]).abs() <= 100 * eps * 3 * norm
+            assert result.curvature[j] <= 0
 
 
 def check_solution(system: System, name: str, dense: Tensor, b: Tensor, result: Solution) -> None:
