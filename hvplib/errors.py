@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DerivativeError", "OutputError"]
+__all__ = ["DerivativeError", "OutputError", "TraceError"]
 
 
 class DerivativeError(RuntimeError):
@@ -26,3 +26,7 @@ class OutputError(TypeError, RuntimeError):
     It is a TypeError by nature and a RuntimeError because `torch.func` raises that, so that code written for
     either keeps working.
     """
+
+
+class TraceError(RuntimeError):
+    """A computation cannot be recorded and run again; the message says why. It never leaves the library."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from hvplib.ad.graph import contains, graph_bytes
 from hvplib.ad.guard import derivative
 from hvplib.ad.hvp import product as product_by
 from hvplib.ad.leaves import fresh, ordinary
 from hvplib.ad.objective import Objective
+from hvplib.ad.pullback import Pullback
 from hvplib.ad.report import Attempt, Check, Report
 from hvplib.ad.select import (
     REVERSE,
@@ -23,7 +22,7 @@ from hvplib.ad.select import (
     select,
 )
 from hvplib.ad.strategies import differentiate, gradient
-from hvplib.ad.verify import agreement, rounding
+from hvplib.ad.verify import rounding
 from hvplib.errors import DerivativeError
 
 __all__ = ["Engine", "GraphEngine", "RecomputeEngine"]
@@ -74,7 +73,7 @@ class Engine(ABC):
 
 
 class GraphEngine(Engine):
-    """The graph of the gradient, kept: a product is one backward pass through it."""
+    """The graph of the gradient, kept: a product is one backward pass through it, or a record of one."""
 
     def __init__(
         self, leaves: list[Tensor], value: Tensor, gradients: Sequence[Tensor], precision: torch.dtype
@@ -82,20 +81,18 @@ class GraphEngine(Engine):
         super().__init__(value, gradients)
         self._leaves = leaves
         self._precision = precision
-        self._live = [index for index, g in enumerate(gradients) if g.requires_grad]
-        self._outputs = [gradients[index] for index in self._live]
-        # None: not tried yet. vmap turns convolutions into grouped ones, two to three times slower a vector
-        # than the loop. (A clock must not decide: batched and single products differ in the last bit.)
-        self._batched: bool | None = False if contains(self._outputs, "ConvolutionBackward") else None
+        self._gradients = list(gradients)
+        self._pullback = self._pullback_of(self._gradients)
+        self._rows: dict[int, Pullback] = {}
 
     @property
     def strategy(self) -> str:
-        return REVERSE + " (graph kept)"
+        return REVERSE + (" (recorded)" if self._pullback.recorded else " (graph kept)")
 
     @property
     def batches(self) -> bool:
         """Whether batched products are right and worth while."""
-        return self._batched is True
+        return self._pullback.batches
 
     @classmethod
     def build(cls, objective: Objective, primals: Sequence[Tensor]) -> GraphEngine | DerivativeError:
@@ -117,82 +114,32 @@ class GraphEngine(Engine):
         return engine
 
     def product(self, tangents: Sequence[Tensor]) -> Sequence[Tensor]:
-        if torch.is_inference_mode_enabled():
-            with torch.inference_mode(False):
-                return self.product([ordinary(v) for v in tangents])
-        return self._pull(self._outputs, self._of_live(tangents), batched=False)
+        return self._pullback(tangents)
 
     def block(self, tangents: Sequence[Tensor], width: int) -> Sequence[Tensor]:
-        if width > 1 and self._batched is not False:
-            batched = self._try_batched(tangents)
-            if batched is not None:
-                return batched
-        return super().block(tangents, width)
+        return self._pullback.block(tangents)
 
     def rows(self, leaf: int, vectors: Tensor) -> Sequence[Tensor]:
         """For vectors (k, *shape of that leaf): the rows of H that they select or combine, for every leaf.
 
         Cheaper than `block` with zeros for the other leaves: only this leaf's gradient is pulled back.
         """
-        if leaf not in self._live:
-            return [x.new_zeros((vectors.shape[0], *x.shape)) for x in self._leaves]
-        output = self._outputs[self._live.index(leaf)]
-        if self._batched is not False:
-            batched = self._guarded(lambda: self._pull([output], [vectors], batched=True))
-            if batched is not None:
-                return batched
-        singles = [self._pull([output], [v], batched=False) for v in vectors]
-        return [torch.stack(parts) for parts in zip(*singles, strict=True)]
+        if leaf not in self._rows:
+            self._rows[leaf] = self._pullback_of([self._gradients[leaf]])
+        return self._rows[leaf].block([vectors])
 
-    def _try_batched(self, tangents: Sequence[Tensor]) -> Sequence[Tensor] | None:
-        """One batched backward pass; None where an operation has no batching rule, or a wrong one."""
-        result = self._guarded(lambda: self._pull(self._outputs, self._of_live(tangents), batched=True))
-        if result is None or self._batched is not None:
-            return result
-        first = [v[0] for v in tangents]
-        single = self.product(first)
-        noise = rounding(self.value, self.gradient, self._leaves, first, self._precision)
-        check = agreement([r[0] for r in result], single, "batched against single", self._precision, noise)
-        self.checks.append(check)
-        self._batched = check.passed is True
-        return result if self._batched else None
-
-    def _guarded(self, batched: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor] | None:
-        """`batched()`, or None (now and from here on) where an operation has no batching rule."""
-        # Without a rule vmap would loop over single operations, slower than the loop over products.
-        with derivative():
-            functorch: Any = torch._C._functorch  # the stubs lack these two names
-            allowed = functorch._is_vmap_fallback_enabled()
-            functorch._set_vmap_fallback_enabled(False)
-            try:
-                return batched()
-            except RuntimeError as error:
-                if not is_missing_derivative(error):
-                    raise
-                self._batched = False
-                self.attempts.append(Attempt("batched products", str(error).splitlines()[0]))
-                return None
-            finally:
-                functorch._set_vmap_fallback_enabled(allowed)
-
-    def _of_live(self, tangents: Sequence[Tensor]) -> list[Tensor]:
-        return [tangents[index] for index in self._live]
-
-    def _pull(self, outputs: list[Tensor], vectors: Sequence[Tensor], *, batched: bool) -> Sequence[Tensor]:
-        """⟨outputs, vectors⟩ differentiated: one backward pass through the kept graph, or one for a batch."""
-
-        def pull(*cotangents: Tensor) -> Sequence[Tensor]:
-            products: Sequence[Tensor | None] = torch.autograd.grad(
-                outputs, self._leaves, cotangents, retain_graph=True, allow_unused=True
-            )
-            return tuple(
-                torch.zeros_like(x) if p is None else p for p, x in zip(products, self._leaves, strict=True)
-            )
-
-        return torch.func.vmap(pull)(*vectors) if batched else pull(*vectors)
+    def report(self, objective: Objective) -> Report:
+        checks, attempts = (*self.checks, *self._pullback.checks), (*self.attempts, *self._pullback.attempts)
+        return Report(self.strategy, attempts, tuple(sorted(objective.used)), checks)
 
     def nbytes(self) -> int:
-        return graph_bytes(self._outputs, self._leaves)
+        return self._pullback.nbytes
+
+    def _pullback_of(self, gradients: Sequence[Tensor]) -> Pullback:
+        return Pullback(gradients, self._leaves, self._precision, noise=self._noise)
+
+    def _noise(self, tangents: Sequence[Tensor]) -> float:
+        return rounding(self.value, self.gradient, self._leaves, tangents, self._precision)
 
 
 class RecomputeEngine(Engine):

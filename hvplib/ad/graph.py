@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.autograd.function import BackwardCFunction
 
 from hvplib.ad.leaves import MARK
 
-__all__ = ["GraphFacts", "contains", "graph_bytes", "graph_facts"]
+__all__ = ["GraphFacts", "Survey", "contains", "graph_bytes", "graph_facts", "survey"]
 
 
 @dataclass(frozen=True)
@@ -60,24 +61,49 @@ def graph_facts(value: Tensor, leaves: Sequence[Tensor]) -> GraphFacts:
     return GraphFacts(tuple(dict.fromkeys(custom)), reached, stale, captured)
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What the graph behind some tensors is made of.
+
+    Attributes:
+        operations: How many nodes it has.
+        convolution: Whether there is a convolution among them.
+        custom: Whether there is a custom `torch.autograd.Function` among them, which may do anything.
+    """
+
+    operations: int
+    convolution: bool
+    custom: bool
+
+
+def survey(outputs: Sequence[Tensor]) -> Survey:
+    """Walk the graph behind `outputs`; about a microsecond a node."""
+    nodes = list(_nodes(outputs))
+    convolution = any(node.name().startswith("ConvolutionBackward") for node in nodes)
+    return Survey(len(nodes), convolution, any(isinstance(node, BackwardCFunction) for node in nodes))
+
+
 def contains(outputs: Sequence[Tensor], operation: str) -> bool:
     """Whether a node of the graph behind `outputs` has a name that begins so."""
     return any(node.name().startswith(operation) for node in _nodes(outputs))
 
 
-def graph_bytes(outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> int:
+def graph_bytes(outputs: Sequence[Tensor], leaves: Sequence[Tensor], also: Iterable[Tensor] = ()) -> int:
     """Bytes of the distinct storages that the graph behind `outputs` keeps for its backward pass.
 
-    The storages of `leaves` do not count: they are there anyway.
+    Args:
+        outputs: Tensors with a graph.
+        leaves: Their storages do not count: they are there anyway.
+        also: Other tensors that are kept.
     """
     counted = {leaf.untyped_storage().data_ptr() for leaf in leaves}
     total = 0
-    for node in _nodes(outputs):
-        for tensor in _saved(node):
-            key, size = _storage(tensor)
-            if key not in counted:
-                counted.add(key)
-                total += size
+    saved = (tensor for node in _nodes(outputs) for tensor in _saved(node))
+    for tensor in chain(saved, also):
+        key, size = _storage(tensor)
+        if key not in counted:
+            counted.add(key)
+            total += size
     return total
 
 

@@ -8,49 +8,83 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hvplib.ad.graph import contains, graph_bytes
+from hvplib.ad.graph import graph_bytes, survey
 from hvplib.ad.guard import derivative
 from hvplib.ad.leaves import ordinary
 from hvplib.ad.report import Attempt, Check
 from hvplib.ad.select import is_missing_derivative
+from hvplib.ad.trace.replay import Replay
 from hvplib.ad.verify import agreement
 
 __all__ = ["Pullback"]
+
+# Widths of blocks that programs are kept for.
+_WIDTHS = 4
 
 
 class Pullback:
     """u ↦ (∂ outputs / ∂ inputs)ᵀ u, as often as wanted.
 
+    Often wanted, it is recorded, and gives the same bits by a program (see `Replay`).
+
     Args:
         outputs: Tensors with a graph down to `inputs`; those without one count as constants.
         inputs: Leaves of that graph.
         precision: The coarsest dtype on the way, for the check of the first batch.
+        noise: From a vector to the size of what rounding alone may make of a product that should be zero.
+        replay: Whether it may be recorded.
 
     Attributes:
         checks, attempts: What was checked of batched products, or why there are none.
     """
 
-    def __init__(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], precision: torch.dtype) -> None:
+    def __init__(
+        self,
+        outputs: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        precision: torch.dtype,
+        *,
+        noise: Callable[[Sequence[Tensor]], float] | None = None,
+        replay: bool = True,
+    ) -> None:
         self._live = [index for index, output in enumerate(outputs) if output.requires_grad]
         self._outputs = [outputs[index] for index in self._live]
         self._inputs = list(inputs)
         self._precision = precision
-        # None: not tried yet. vmap turns convolutions into grouped ones, slower a vector than the loop.
-        self._batched: bool | None = False if contains(self._outputs, "ConvolutionBackward") else None
+        self._noise = noise
+        facts = survey(self._outputs)
+        self._operations = 2 * facts.operations if replay and self._outputs and not facts.custom else None
+        self._single = Replay(self._operations)
+        self._blocks: dict[int, Replay] = {}
+        # None: not tried yet. vmap turns convolutions into grouped ones, slower a vector than the loop. (A
+        # clock must not decide: batched and single products differ in the last bit.)
+        self._batched: bool | None = False if facts.convolution else None
         self.checks: list[Check] = []
         self.attempts: list[Attempt] = []
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the graph keeps beyond its inputs."""
-        return graph_bytes(self._outputs, self._inputs)
+        """Bytes that the graph, and what is recorded of it, keep beyond the inputs."""
+        replays = (self._single, *self._blocks.values())
+        recorded = [x for replay in replays if replay.program for x in replay.program.constants]
+        return graph_bytes(self._outputs, self._inputs, recorded)
+
+    @property
+    def batches(self) -> bool:
+        """Whether batched products are right and worth while."""
+        return self._batched is True
+
+    @property
+    def recorded(self) -> bool:
+        """Whether products with a single vector are run from a record."""
+        return self._single.program is not None
 
     def __call__(self, cotangents: Sequence[Tensor]) -> list[Tensor]:
         """One tensor per input, for one tensor per output."""
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
                 return self([ordinary(u) for u in cotangents])
-        return list(self._pull(*(cotangents[index] for index in self._live)))
+        return list(self._single(self._pull, [cotangents[index] for index in self._live]))
 
     def block(self, cotangents: Sequence[Tensor]) -> list[Tensor]:
         """The same for k vectors at once, along a leading dimension of each tensor."""
@@ -60,38 +94,48 @@ class Pullback:
         width = cotangents[0].shape[0]
         if not self._outputs:
             return [x.new_zeros((width, *x.shape)) for x in self._inputs]
-        if width > 1 and self._batched is not False and (batched := self._try_batched(cotangents)):
+        if width > 1 and self._batched is not False and (batched := self._try_batched(cotangents, width)):
             return batched
         single = [self([u[j] for u in cotangents]) for j in range(width)]
         return [torch.stack(parts) for parts in zip(*single, strict=True)]
 
-    def _try_batched(self, cotangents: Sequence[Tensor]) -> list[Tensor] | None:
+    def _try_batched(self, cotangents: Sequence[Tensor], width: int) -> list[Tensor] | None:
         """One batched pass; None where an operation has no batching rule, or a wrong one."""
         live = [cotangents[index] for index in self._live]
-        result = self._guarded(lambda: list(torch.func.vmap(self._pull)(*live)))
-        if result is None or self._batched is not None:
+        replay = self._blocks.get(width)
+        if replay is None:
+            known = len(self._blocks) < _WIDTHS
+            replay = Replay(self._operations if known else None)
+            if known:
+                self._blocks[width] = replay
+        try:
+            result = list(replay(self._pull_block, live))
+        except RuntimeError as error:
+            if not is_missing_derivative(error):
+                raise
+            self._batched = False
+            self.attempts.append(Attempt("batched products", str(error).splitlines()[0]))
+            return None
+        if self._batched is not None:
             return result
-        single = self([u[0] for u in cotangents])
-        first = [r[0] for r in result]
-        self.checks.append(agreement(first, single, "batched against single", self._precision))
-        self._batched = self.checks[-1].passed is True
+        first = [u[0] for u in cotangents]
+        noise = self._noise(first) if self._noise is not None else 0.0
+        check = agreement(
+            [r[0] for r in result], self(first), "batched against single", self._precision, noise
+        )
+        self.checks.append(check)
+        self._batched = check.passed is True
         return result if self._batched else None
 
-    def _guarded(self, batched: Callable[[], list[Tensor]]) -> list[Tensor] | None:
-        """`batched()`, or None (now and from here on) where an operation has no batching rule."""
+    def _pull_block(self, *cotangents: Tensor) -> Sequence[Tensor]:
         # Without a rule vmap would loop over single operations, slower than the loop over products.
         with derivative():
             functorch: Any = torch._C._functorch  # the stubs lack these two names
             allowed = functorch._is_vmap_fallback_enabled()
             functorch._set_vmap_fallback_enabled(False)
             try:
-                return batched()
-            except RuntimeError as error:
-                if not is_missing_derivative(error):
-                    raise
-                self._batched = False
-                self.attempts.append(Attempt("batched products", str(error).splitlines()[0]))
-                return None
+                pulled: Sequence[Tensor] = torch.func.vmap(self._pull)(*cotangents)
+                return pulled
             finally:
                 functorch._set_vmap_fallback_enabled(allowed)
 

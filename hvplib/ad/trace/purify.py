@@ -1,0 +1,53 @@
+"""Writes in a recorded graph turned into new values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.fx as fx
+
+from hvplib.ad.trace.recorder import Trait, writes
+
+__all__ = ["purify"]
+
+
+def purify(graph: fx.Graph, traits: Mapping[fx.Node, Trait]) -> bool:
+    """Let operations that write into their first argument return a new tensor, if all can.
+
+    What comes after a write refers to its result. So it can be a new tensor if nothing that shared the
+    memory before is looked at afterwards. Where one cannot, the graph stays as it is.
+
+    Returns:
+        Whether the graph is free of writes.
+    """
+    position = {node: number for number, node in enumerate(graph.nodes)}
+    sharing: dict[int, list[fx.Node]] = {}
+    for node in graph.nodes:
+        if node in traits:
+            sharing.setdefault(traits[node].place, []).append(node)
+    plain = {}
+    for node in graph.nodes:
+        if node.op != "call_function" or not writes(node.target):
+            continue
+        function = _without_write(node, traits)
+        here = position[node]
+        before = [other for other in sharing[traits[node].place] if position[other] < here]
+        if function is None or any(position[user] > here for other in before for user in other.users):
+            return False
+        plain[node] = function
+    for node, function in plain.items():
+        node.target = function
+    return True
+
+
+def _without_write(node: fx.Node, traits: Mapping[fx.Node, Trait]) -> Any:
+    """The operation that computes what this one writes, if it gives a tensor of the same kind."""
+    name, _, overload = str(node.target).removeprefix("aten.").partition(".")
+    written = traits.get(node.args[0])  # type: ignore[arg-type]
+    packet = getattr(torch.ops.aten, name.removesuffix("_"), None)
+    if not name.endswith("_") or written is None or not written.whole:
+        return None
+    alike = all(traits[other].dtype == written.dtype for other in node.all_input_nodes if other in traits)
+    return getattr(packet, overload, None) if alike else None

@@ -1,0 +1,80 @@
+"""A recorded derivative in two: what belongs to the point, and what is done for each vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch.fx as fx
+
+__all__ = ["Split", "split"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Two programs that together compute what one did.
+
+    Attributes:
+        primal: Inputs ↦ (results, residuals): what does not depend on the tangents.
+        tangent: (residuals, tangents) ↦ products.
+        residuals: The nodes of the recorded graph that lead from the one into the other.
+        origin: For each node of the tangent program, the recorded one.
+    """
+
+    primal: fx.Graph
+    tangent: fx.Graph
+    residuals: list[fx.Node]
+    origin: dict[fx.Node, fx.Node]
+
+
+def split(
+    graph: fx.Graph, tangents: Sequence[fx.Node], results: Sequence[fx.Node], products: Sequence[fx.Node]
+) -> Split:
+    """Cut a recorded graph where the tangents come in.
+
+    Args:
+        graph: Pure and tidy.
+        tangents: Its placeholders for the tangents.
+        results: What is wanted that does not depend on them.
+        products: What does.
+    """
+    moving = set(tangents)
+    for node in graph.nodes:
+        if any(argument in moving for argument in node.all_input_nodes):
+            moving.add(node)
+    needed = _ancestors(products, within=moving)
+    residuals = [node for node in graph.nodes if node in needed and node not in moving]
+    inputs = [node for node in graph.nodes if node.op == "placeholder" and node not in moving]
+    behind = _ancestors([*results, *residuals])
+    primal, _ = _copied(graph, inputs, [n for n in behind if n.op != "placeholder"], [*results, *residuals])
+    body = [node for node in needed if node in moving and node.op != "placeholder"]
+    tangent, copies = _copied(graph, [*residuals, *tangents], body, products)
+    return Split(primal, tangent, residuals, {copy: node for node, copy in copies.items()})
+
+
+def _ancestors(ends: Sequence[fx.Node], within: set[fx.Node] | None = None) -> set[fx.Node]:
+    """The nodes that these depend on, themselves included; beyond `within` only the first ones met."""
+    found: set[fx.Node] = set()
+    stack = list(ends)
+    while stack:
+        node = stack.pop()
+        if node in found:
+            continue
+        found.add(node)
+        if within is None or node in within:
+            stack += node.all_input_nodes
+    return found
+
+
+def _copied(
+    graph: fx.Graph, inputs: Sequence[fx.Node], body: Sequence[fx.Node], outputs: Sequence[fx.Node]
+) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    """A graph of its own with these placeholders and nodes, in the order of the old one."""
+    new = fx.Graph()
+    copies = {node: new.placeholder(f"input_{number}") for number, node in enumerate(inputs)}
+    wanted = set(body) - copies.keys()
+    for node in graph.nodes:
+        if node in wanted:
+            copies[node] = new.node_copy(node, lambda argument: copies[argument])
+    new.output(tuple(copies[node] for node in outputs))
+    return new, copies
