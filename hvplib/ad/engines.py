@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -58,6 +59,11 @@ class Engine(ABC):
     def product(self, tangents: Sequence[Tensor]) -> Sequence[Tensor]:
         """H v, one tensor per primal."""
 
+    @property
+    def recorded(self) -> bool:
+        """Whether products are run from a record by now."""
+        return False
+
     def block(self, tangents: Sequence[Tensor], width: int) -> Sequence[Tensor]:
         """H applied to `width` vectors, along a leading dimension."""
         columns = [self.product([v[j] for v in tangents]) for j in range(width)]
@@ -69,7 +75,8 @@ class Engine(ABC):
 
     def report(self, objective: Objective) -> Report:
         """The way taken and what speaks for it."""
-        return Report(self.strategy, tuple(self.attempts), tuple(sorted(objective.used)), tuple(self.checks))
+        remedies, attempts = tuple(sorted(objective.used)), tuple(self.attempts)
+        return Report(self.strategy, attempts, remedies, tuple(self.checks), self.recorded)
 
 
 class GraphEngine(Engine):
@@ -80,19 +87,25 @@ class GraphEngine(Engine):
     ) -> None:
         super().__init__(value, gradients)
         self._leaves = leaves
-        self._precision = precision
         self._gradients = list(gradients)
+        noise = partial(_noise, self.value, self.gradient, leaves, precision)
+        self._pullback_of = partial(Pullback, inputs=leaves, precision=precision, noise=noise)
         self._pullback = self._pullback_of(self._gradients)
+        self._pullback.checks, self._pullback.attempts = self.checks, self.attempts
         self._rows: dict[int, Pullback] = {}
 
     @property
     def strategy(self) -> str:
-        return REVERSE + (" (recorded)" if self._pullback.recorded else " (graph kept)")
+        return REVERSE + " (graph kept)"
+
+    @property
+    def recorded(self) -> bool:
+        return self._pullback.recorded
 
     @property
     def batches(self) -> bool:
         """Whether batched products are right and worth while."""
-        return self._pullback.batches
+        return self._pullback.batched is True
 
     @classmethod
     def build(cls, objective: Objective, primals: Sequence[Tensor]) -> GraphEngine | DerivativeError:
@@ -125,21 +138,21 @@ class GraphEngine(Engine):
         Cheaper than `block` with zeros for the other leaves: only this leaf's gradient is pulled back.
         """
         if leaf not in self._rows:
-            self._rows[leaf] = self._pullback_of([self._gradients[leaf]])
+            self._rows[leaf] = self._pullback_of([self._gradients[leaf]], batched=self._pullback.batched)
         return self._rows[leaf].block([vectors])
-
-    def report(self, objective: Objective) -> Report:
-        checks, attempts = (*self.checks, *self._pullback.checks), (*self.attempts, *self._pullback.attempts)
-        return Report(self.strategy, attempts, tuple(sorted(objective.used)), checks)
 
     def nbytes(self) -> int:
         return self._pullback.nbytes
 
-    def _pullback_of(self, gradients: Sequence[Tensor]) -> Pullback:
-        return Pullback(gradients, self._leaves, self._precision, noise=self._noise)
 
-    def _noise(self, tangents: Sequence[Tensor]) -> float:
-        return rounding(self.value, self.gradient, self._leaves, tangents, self._precision)
+def _noise(
+    value: Tensor,
+    gradient: Sequence[Tensor],
+    leaves: Sequence[Tensor],
+    precision: torch.dtype,
+    tangents: Sequence[Tensor],
+) -> float:
+    return rounding(value, gradient, leaves, tangents, precision)
 
 
 class RecomputeEngine(Engine):

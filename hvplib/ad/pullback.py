@@ -32,9 +32,10 @@ class Pullback:
         inputs: Leaves of that graph.
         precision: The coarsest dtype on the way, for the check of the first batch.
         noise: From a vector to the size of what rounding alone may make of a product that should be zero.
-        replay: Whether it may be recorded.
+        batched: Whether batched products are right and worth while, where that is known.
 
     Attributes:
+        batched: The same; None as long as it is not known.
         checks, attempts: What was checked of batched products, or why there are none.
     """
 
@@ -45,7 +46,7 @@ class Pullback:
         precision: torch.dtype,
         *,
         noise: Callable[[Sequence[Tensor]], float] | None = None,
-        replay: bool = True,
+        batched: bool | None = None,
     ) -> None:
         self._live = [index for index, output in enumerate(outputs) if output.requires_grad]
         self._outputs = [outputs[index] for index in self._live]
@@ -53,12 +54,12 @@ class Pullback:
         self._precision = precision
         self._noise = noise
         facts = survey(self._outputs)
-        self._operations = 2 * facts.operations if replay and self._outputs and not facts.custom else None
+        self._operations = 2 * facts.operations if self._outputs and not facts.custom else None
         self._single = Replay(self._operations)
         self._blocks: dict[int, Replay] = {}
-        # None: not tried yet. vmap turns convolutions into grouped ones, slower a vector than the loop. (A
-        # clock must not decide: batched and single products differ in the last bit.)
-        self._batched: bool | None = False if facts.convolution else None
+        # vmap turns convolutions into grouped ones, slower a vector than the loop. (A clock must not decide:
+        # batched and single products differ in the last bit.)
+        self.batched = False if facts.convolution else batched
         self.checks: list[Check] = []
         self.attempts: list[Attempt] = []
 
@@ -68,11 +69,6 @@ class Pullback:
         replays = (self._single, *self._blocks.values())
         recorded = [x for replay in replays if replay.program for x in replay.program.constants]
         return graph_bytes(self._outputs, self._inputs, recorded)
-
-    @property
-    def batches(self) -> bool:
-        """Whether batched products are right and worth while."""
-        return self._batched is True
 
     @property
     def recorded(self) -> bool:
@@ -94,7 +90,7 @@ class Pullback:
         width = cotangents[0].shape[0]
         if not self._outputs:
             return [x.new_zeros((width, *x.shape)) for x in self._inputs]
-        if width > 1 and self._batched is not False and (batched := self._try_batched(cotangents, width)):
+        if width > 1 and self.batched is not False and (batched := self._try_batched(cotangents, width)):
             return batched
         single = [self([u[j] for u in cotangents]) for j in range(width)]
         return [torch.stack(parts) for parts in zip(*single, strict=True)]
@@ -113,10 +109,10 @@ class Pullback:
         except RuntimeError as error:
             if not is_missing_derivative(error):
                 raise
-            self._batched = False
+            self.batched = False
             self.attempts.append(Attempt("batched products", str(error).splitlines()[0]))
             return None
-        if self._batched is not None:
+        if self.batched is not None:
             return result
         first = [u[0] for u in cotangents]
         noise = self._noise(first) if self._noise is not None else 0.0
@@ -124,8 +120,8 @@ class Pullback:
             [r[0] for r in result], self(first), "batched against single", self._precision, noise
         )
         self.checks.append(check)
-        self._batched = check.passed is True
-        return result if self._batched else None
+        self.batched = check.passed is True
+        return result if self.batched else None
 
     def _pull_block(self, *cotangents: Tensor) -> Sequence[Tensor]:
         # Without a rule vmap would loop over single operations, slower than the loop over products.

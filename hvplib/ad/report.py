@@ -39,15 +39,25 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """The way that gave the answer, the ways that did not, the remedies in force and the checks made."""
+    """What was done to get products, and what speaks for it.
+
+    Attributes:
+        strategy: The way that gave them.
+        attempts: The ways that did not.
+        remedies: What was put in the place of operations.
+        checks: The comparisons made.
+        recorded: Whether products are run from a record by now, which changes their cost and none of their
+            bits.
+    """
 
     strategy: str
     attempts: tuple[Attempt, ...] = ()
     remedies: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
+    recorded: bool = False
 
     def __str__(self) -> str:
-        lines = [f"strategy: {self.strategy}"]
+        lines = [f"strategy: {self.strategy}{', run from a record' if self.recorded else ''}"]
         lines += [f"  gave up {attempt}" for attempt in self.attempts]
         if self.remedies:
             lines.append(f"  remedies: {', '.join(self.remedies)}")
