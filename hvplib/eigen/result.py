@@ -33,9 +33,9 @@ class EigenResult:
             rounding that is included: |λ − θ| ≤ ‖A x − θ x‖.
         gap_bounds: Bounds (k,) on |λ − θ|, usually far smaller: ‖A x − θ x‖² / gap, where no eigenvalue but λ
             is nearer to θ than the gap (`bounds.gap_bounds`). Where the others are, only two methods know:
-            "dense", which sees all, and "lanczos" once its second start has come to its end, except with the
-            probability `Lanczos.miss_probability`. NaN elsewhere: in clusters, for k = 1 and where no second
-            start was made, and for "lobpcg" and "arpack".
+            "dense", which sees all, and "lanczos" once its second start has come to its end: inside of what
+            that start has shown, except with the probability `Lanczos.miss_probability`. NaN elsewhere: in
+            clusters, for k = 1 and where no second start was made, and for "lobpcg" and "arpack".
         status: How the iteration ended.
         miss_probability: A bound on the probability that an eigenvalue was missed which lies beyond the last
             one wanted by `miss_resolution` or more; 0 if the whole space was searched, NaN if unknown.
@@ -48,7 +48,9 @@ class EigenResult:
         operator_norm: A lower bound of ‖A‖, the largest product with a unit vector met.
         asymmetry: Largest difference between xᵀA y and yᵀA x met, relative to `operator_norm`; NaN if
             unknown.
-        history: Rows (num_matvecs, converged pairs, largest residual norm of the wanted pairs / tolerance).
+        history: Of "lanczos", rows (num_matvecs, converged pairs, largest residual norm of the wanted pairs /
+            tolerance). Of "lobpcg", estimates (steps + 1, k) of the residual norms; of "arpack" and "dense",
+            which show nothing on the way, one row of the residual norms at the end.
         method: The settings that were used.
         note: What the status alone does not say.
         space: The space of pytrees that the vectors belong to, or None.
@@ -112,7 +114,9 @@ class EigenResult:
             lines.append(f"{float(value):16.9g} {residual:12.1e} {radius:13.1e} {gap:13.1e}{mark}")
         spent = ", ".join(f"{count} {purpose}" for purpose, count in self.matvecs.items())
         lines.append(f"{self.num_matvecs} products ({spent})")
-        if not math.isnan(self.miss_probability):
+        if math.isnan(self.miss_probability):
+            lines.append("whether an eigenvalue was missed is not known")
+        else:
             lines.append(
                 f"an eigenvalue more than {self.miss_resolution:.2g} beyond the last was missed with "
                 f"probability at most {self.miss_probability:.1g}"

@@ -65,6 +65,12 @@ def test_text_of_numpy_and_of_nothing() -> None:
     assert str(empty).startswith("0 eigenpairs by Lanczos")
 
 
+def test_what_was_not_looked_for_is_said() -> None:
+    assert str(made(miss_probability=math.nan)).endswith("\nwhether an eigenvalue was missed is not known")
+    A = Diagonal(torch.arange(100.0, dtype=F64))
+    assert str(eigsh(A, 2, method="lobpcg")).endswith("whether an eigenvalue was missed is not known")
+
+
 def test_representation_leaves_the_space_out() -> None:
     assert "space=" not in repr(made(space=Space.of({"w": torch.ones(5)})))
 
