@@ -1,8 +1,8 @@
 """Time to a fixed loss on real problems, beside L-BFGS of torch and SciPy: `python -m benchmarks.optim_real`.
 
 Told is when the value first fell to each target: seconds of the processor, the least of some rounds, and the
-gradients + products spent until then. All start from the same point; each runs until the last target is reached, it gives
-up, or its time is over.
+gradients + products spent until then. All start from the same point; each runs until the last target is
+reached, it gives up, or its time is over.
 """
 
 from __future__ import annotations
