@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = ["kept"]
@@ -40,32 +42,32 @@ def kept(
     Returns:
         Indices (a + b,): the lowest in ascending order, then the highest.
     """
-    m = values.numel()
+    theta, norms, m = values.numpy(), residual_norms.numpy(), values.numel()
     # A cycle of one step would only multiply the residual, and one of a few steps costs more time for turning
     # the basis than it saves in products.
     room = m - max(2 * width, capacity // 4)
-    apart = residual_norms[1:] < values.diff(), residual_norms[:-1] < values.diff()
-    upper, lower = _choices(highest, room, apart[0].flip(0)), _choices(lowest, room, apart[1])
-    a, b = torch.meshgrid(upper, lower, indexing="ij")
-    a, b = a.flatten(), b.flatten()
+    gaps = np.diff(theta)
+    upper = _choices(highest, room, (norms[1:] < gaps)[::-1])
+    lower = _choices(lowest, room, norms[:-1] < gaps)
+    a, b = np.repeat(upper, len(lower)), np.tile(lower, len(upper))
     fits = a + b <= max(room, highest + lowest)
     a, b = a[fits], b[fits]
-    low, high = values[b.clamp(max=m - 1)], values[(m - 1 - a).clamp(min=0)]
-    span = (high - low).clamp(min=torch.finfo(values.dtype).tiny)
-    distance = torch.full_like(span, torch.inf)
+    low, high = theta[np.minimum(b, m - 1)], theta[np.maximum(m - 1 - a, 0)]
+    span = np.maximum(high - low, np.finfo(theta.dtype).tiny)
+    distance = np.full_like(span, np.inf)
     if highest:
-        distance = torch.minimum(distance, values[m - highest] - high)
+        distance = np.minimum(distance, theta[m - highest] - high)
     if lowest:
-        distance = torch.minimum(distance, low - values[lowest - 1])
+        distance = np.minimum(distance, low - theta[lowest - 1])
     steps = (capacity - a - b) / width
-    gain = torch.acosh(1 + 2 * (distance / span).clamp(min=0)) - _COST / steps.clamp(min=0.5)
+    gain = np.arccosh(1 + 2 * np.maximum(distance / span, 0)) - _COST / np.maximum(steps, 0.5)
     best = int(gain.argmax())
-    return torch.cat([torch.arange(int(b[best])), torch.arange(m - int(a[best]), m)])
+    return torch.tensor([*range(b[best]), *range(m - a[best], m)])
 
 
-def _choices(wanted: int, room: int, apart: Tensor) -> Tensor:
+def _choices(wanted: int, room: int, apart: NDArray[np.bool_]) -> NDArray[np.intp]:
     """How many may be kept at an end: the wanted and more, or, of none wanted, those that are told apart."""
     if wanted:
-        return torch.arange(wanted, max(room, wanted) + 1)
-    told_apart = int(apart.long().cumprod(0).sum())
-    return torch.arange(min(told_apart, room) + 1)
+        return np.arange(wanted, max(room, wanted) + 1)
+    told_apart = len(apart) if apart.all() else int(apart.argmin())
+    return np.arange(min(told_apart, room) + 1)

@@ -190,9 +190,16 @@ class Search:
             highest, lowest = task.counts(ritz.values[wanted])
             self._restart(ritz, highest + rivals[0], lowest + rivals[1])
         else:
-            # The residuals of Lanczos fall by less than a digit a step but at the very end: no need to look
-            # at each.
-            self._due = 1 + int(math.log10(max(worst / self._strictness, 1.0)))
+            self._due = self._steps_to(worst / self._strictness)
+
+    @staticmethod
+    def _steps_to(ratio: float) -> int:
+        """Steps until it is worth while to look again at what is so many times as large as it may be.
+
+        The residuals of Lanczos fall by less than a digit a step but at the very end, and so do the bounds on
+        the probability that something was missed. Of what is not known there is nothing to expect.
+        """
+        return 1 + int(math.log10(ratio)) if 1 < ratio < math.inf else 1
 
     def _confirm(self, ritz: Ritz, wanted: Tensor) -> None:
         """Recompute the residuals, and lock the pairs if they hold."""
@@ -276,8 +283,13 @@ class Search:
                 return self._complete(ritz.values)
             if self._is_surely_complete(ritz):
                 return self._finish()
+            short_of = self.certainty.miss_probability / (self.task.miss_probability or math.inf)
+        else:
+            short_of = float((ritz.deflated_norms / tolerances)[beyond].min()) / _ESTIMATE / self._strictness
         if F.full:
             self._restart(ritz, *self._sought(ritz.values, beyond))
+        else:
+            self._due = self._steps_to(short_of)
         return None
 
     def _take_in(self, ritz: Ritz, found: Tensor) -> None:

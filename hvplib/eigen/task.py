@@ -60,8 +60,7 @@ class Task:
 
     def tolerances(self, values: Tensor, norm: float) -> Tensor:
         """What a residual norm may be, where ‖A‖ is `norm`."""
-        least = max(self.floor * norm, torch.finfo(torch.float64).tiny)
-        return (self.rtol * values.abs()).clamp(min=least)
+        return (self.rtol * values.abs()).clamp(min=self._least(norm))
 
     @property
     def signs(self) -> list[int]:
@@ -85,20 +84,25 @@ class Task:
             "BE": (values[lowest:], -values[:lowest]),
             "LM": (values.abs(), values.abs()),
         }[self.which]
-        groups = {1: upper, -1: lower}
-        return [_mark(sign, groups[sign], self.tolerances(groups[sign], norm)) for sign in self.signs]
+        groups = {1: upper.tolist(), -1: lower.tolist()}
+        return [self._mark(sign, groups[sign], norm) for sign in self.signs]
 
     def beyond(self, values: Tensor, marks: list[Mark], norm: float) -> Tensor:
         """Which of the values lie beyond a mark, by more than its tolerance."""
         beyond = torch.zeros(values.numel(), dtype=torch.bool)
         for mark in marks:
-            last = torch.tensor(mark.value, dtype=torch.float64)
-            beyond |= mark.sign * values > last + self.tolerances(last, norm)
+            beyond |= mark.sign * values > mark.value + self._tolerance(mark.value, norm)
         return beyond
 
+    def _mark(self, sign: int, group: list[float], norm: float) -> Mark:
+        last = min(group)
+        # Each by its own tolerance: one far out has a large one, which says nothing of those near zero.
+        limit = last + self._tolerance(last, norm)
+        distinct = [value for value in group if value - self._tolerance(value, norm) > limit]
+        return Mark(sign, last, min(distinct, default=math.inf))
 
-def _mark(sign: int, group: Tensor, tolerances: Tensor) -> Mark:
-    least = group.argmin()
-    # Each by its own tolerance: one far out has a large one, which says nothing of those near zero.
-    distinct = group[group - tolerances > group[least] + tolerances[least]]
-    return Mark(sign, float(group[least]), float(distinct.min()) if distinct.numel() else math.inf)
+    def _tolerance(self, value: float, norm: float) -> float:
+        return max(self.rtol * abs(value), self._least(norm))
+
+    def _least(self, norm: float) -> float:
+        return max(self.floor * norm, torch.finfo(torch.float64).tiny)

@@ -174,7 +174,6 @@ class _Run:
         self._r = r * r.new_tensor([column.scale for column in self.columns])
         self._rr = self._inner.columns(self._r, self._r)
         self._iterates = Iterates(zero_block(self._r))
-        self._indices = torch.tensor(active, dtype=torch.long)
         # In the first step β = rᵀP r / ∞ = 0.
         self._p, self._alpha = zero_block(self._r), self._rr
         self._rz = torch.full_like(self._rr, torch.inf)
@@ -244,8 +243,8 @@ class _Run:
     def _tell(self) -> None:
         self.record.num_matvecs = self._num_matvecs
         self.record.step(
-            self._indices,
-            torch.tensor([column.residual / column.scale for column in self.columns], dtype=torch.float64),
+            [column.index for column in self.columns],
+            [column.residual / column.scale for column in self.columns],
         )
 
     def _retire(self, statuses: Sequence[Status | None]) -> None:
@@ -261,7 +260,6 @@ class _Run:
         self._alpha, self._rz = self._alpha[left], self._rz[left]
         self._p = _take(self._p, left)
         self._iterates.take(left)
-        self._indices = self._indices[left]
 
     def _end(self, i: int, column: Column, status: Status) -> None:
         index, direction, flat = torch.tensor([column.index]), self._p, column.flat

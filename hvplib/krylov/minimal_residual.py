@@ -137,7 +137,7 @@ class MinimalResidual:
         if self._columns:
             self._advance(trials)
         norms = [column.r_norm / column.b_scale for column in self._columns]
-        self._record.step(self._places(), _tensor(norms))
+        self._record.step([column.place for column in self._columns], norms)
         after = [column.ends_after(trial) for column, trial in zip(self._columns, trials, strict=True)]
         self._end(after, trials)
         self._normalise()
@@ -245,10 +245,9 @@ class MinimalResidual:
         self._r = take_columns(self._r, rows)
         return [trials[i] for i in index] if trials else trials
 
-    def _places(self, index: Sequence[int] | None = None) -> Tensor:
-        """Where these of the active columns, all if None, stand in b."""
-        chosen = self._columns if index is None else [self._columns[i] for i in index]
-        return torch.tensor([column.place for column in chosen], dtype=torch.long)
+    def _places(self, index: Sequence[int]) -> Tensor:
+        """Where these of the active columns stand in b."""
+        return torch.tensor([self._columns[i].place for i in index], dtype=torch.long)
 
     def _preconditioned(self, r: Tensor) -> Tensor:
         if self._precondition is None:

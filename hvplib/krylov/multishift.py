@@ -191,8 +191,8 @@ class _Run:
         else:
             statuses = [Status.NON_FINITE for _ in self.systems]
         self.record.step(
-            torch.tensor([system.index for system in self.systems]),
-            torch.tensor([system.residual for system in self.systems], dtype=torch.float64) / self._scale,
+            [system.index for system in self.systems],
+            [system.residual / self._scale for system in self.systems],
         )
         self._retire(statuses)
 

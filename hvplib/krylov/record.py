@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -26,28 +28,30 @@ class Record:
         self.num_iter = 0
         self.num_matvecs = num_matvecs
         self._x = x
-        self._norms = residual_norms.clone()
-        self._history = [residual_norms]
+        self._norms: list[float] = residual_norms.tolist()  # a list: it changes at every step
+        self._history = [list(self._norms)]
         self._statuses: list[Status | None] = [None] * x.shape[1]
         self._inner = inner
         self._directions: Tensor | None = None
-        self._rayleigh = torch.full_like(residual_norms, torch.nan)
+        self._rayleigh = torch.full_like(residual_norms, torch.nan, dtype=torch.float64)
         self._decrease: Tensor | None = None
         self._lengths: Tensor | None = None
 
-    def step(self, columns: Tensor, residual_norms: Tensor) -> None:
+    def step(self, columns: Sequence[int], residual_norms: Sequence[float]) -> None:
         """One more step, of these columns."""
         self.num_iter += 1
-        self._norms[columns] = residual_norms
-        self._history.append(self._norms.clone())
+        for column, norm in zip(columns, residual_norms, strict=True):
+            self._norms[column] = norm
+        self._history.append(list(self._norms))
 
     def revise(self, columns: Tensor, residual_norms: Tensor) -> None:
         """These columns go back to an earlier iterate, with these residual norms."""
-        self._norms[columns] = residual_norms
+        for column, norm in zip(columns.tolist(), residual_norms.tolist(), strict=True):
+            self._norms[column] = norm
 
     def progress(self) -> Progress:
         """For a callback."""
-        return Progress(self.num_iter, self.num_matvecs, self._norms.clone())
+        return Progress(self.num_iter, self.num_matvecs, _numbers(self._norms))
 
     def end(self, columns: Tensor, status: Status, correction: Tensor | None = None) -> None:
         """These columns have ended, at their first iterates plus `correction` (n, j)."""
@@ -71,7 +75,7 @@ class Record:
     def gain(self, columns: Tensor, decrease: float, length: float) -> None:
         """The quadratic model is lower by this at these columns' iterates than at zero; and ‖x‖_M."""
         if self._decrease is None or self._lengths is None:
-            self._decrease, self._lengths = torch.zeros_like(self._norms), torch.zeros_like(self._norms)
+            self._decrease, self._lengths = torch.zeros_like(self._rayleigh), torch.zeros_like(self._rayleigh)
         self._decrease[columns], self._lengths[columns] = decrease, length
 
     def outcome(self) -> LinearOutcome:
@@ -79,10 +83,10 @@ class Record:
         return LinearOutcome(
             x=self._x,
             statuses=tuple(status for status in self._statuses if status is not None),
-            residual_norms=self._norms,
+            residual_norms=_numbers(self._norms),
             num_iter=self.num_iter,
             num_matvecs=self.num_matvecs,
-            history=torch.stack(self._history),
+            history=_numbers(self._history),
             direction=self._directions,
             curvature=self._curvature(),
             decrease=self._decrease,
@@ -94,3 +98,7 @@ class Record:
             return None
         squares = self._inner.columns(self._directions, self._directions)
         return self._rayleigh / squares.cpu().double()
+
+
+def _numbers(values: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from hvplib import Diagonal, EigenResult, Lanczos, Status, eigsh
+from hvplib.eigen.search import Search
+from hvplib.krylov.lanczos import Ritz
 from tests.eigen.matrices import EASY, HARD, honest, operator, residuals, with_spectrum
 
 F32, F64 = torch.float32, torch.float64
@@ -220,3 +222,16 @@ def test_history() -> None:
     assert (matvecs.diff() > 0).all() and matvecs[-1] <= result.num_matvecs
     assert ((done >= 0) & (done <= 3)).all() and done[-1] == 3
     assert ratio[0] > 1 >= ratio[-1]
+
+
+@pytest.mark.parametrize(("phase", "purpose"), [("_iterate", "iteration"), ("_check", "missed members")])
+def test_the_small_eigenproblem_is_not_solved_in_every_step(
+    monkeypatch: pytest.MonkeyPatch, phase: str, purpose: str
+) -> None:
+    looks: list[Ritz] = []
+    look = getattr(Search, phase)
+    monkeypatch.setattr(Search, phase, lambda search, ritz: (looks.append(ritz), look(search, ritz))[1])
+    values = torch.cat([torch.linspace(0, 1, 400), torch.tensor([1.2, 1.3, 1.4, 1.4])])
+    result = found(values, 4, "LA", method=Lanczos(krylov_dim=40))
+    assert result.eigenvalues.tolist() == pytest.approx([1.4, 1.4, 1.3, 1.2], abs=1e-7)
+    assert 1 < len(looks) < 0.6 * result.matvecs[purpose]

@@ -21,9 +21,9 @@ def index(*columns: int) -> torch.Tensor:
 
 def test_history_keeps_the_last_norm_of_a_column_that_has_ended() -> None:
     kept = record()
-    kept.step(index(0, 2), torch.tensor([1.0, 0.5], dtype=F64))
+    kept.step([0, 2], [1.0, 0.5])
     kept.end(index(2), Status.CONVERGED)
-    kept.step(index(0), torch.tensor([0.25], dtype=F64))
+    kept.step([0], [0.25])
     kept.revise(index(0), torch.tensor([3.0], dtype=F64))
     kept.end(index(0, 1), Status.MAX_ITER)
     outcome = kept.outcome()
