@@ -25,6 +25,14 @@ from hvplib.eigen import (
 )
 from hvplib.eigen.svds import svds
 from hvplib.errors import DerivativeError, OutputError
+from hvplib.estimate import (
+    Exact,
+    Hutchinson,
+    HutchPP,
+    XNysTrace,
+    XTrace,
+    trace,
+)
 from hvplib.linear import CG, MINRES, MINRESQLP, solve
 from hvplib.operators import (
     Deflated,
@@ -44,7 +52,7 @@ from hvplib.operators import (
     scipy_objective,
 )
 from hvplib.optim import Ending, least_squares, minimize
-from hvplib.results import ConvergenceError, Progress, SingularResult, Solution, Status
+from hvplib.results import ConvergenceError, Estimate, Progress, SingularResult, Solution, Status
 from hvplib.space import Space
 
 __all__ = [
@@ -64,8 +72,12 @@ __all__ = [
     "DiagonalPreconditioner",
     "EigenResult",
     "Ending",
+    "Estimate",
+    "Exact",
     "FunctionOperator",
     "HessianOperator",
+    "HutchPP",
+    "Hutchinson",
     "Identity",
     "Lanczos",
     "LocalJacobian",
@@ -84,6 +96,8 @@ __all__ = [
     "Solution",
     "Space",
     "Status",
+    "XNysTrace",
+    "XTrace",
     "check_hvp",
     "check_operator",
     "eigsh",
@@ -98,4 +112,5 @@ __all__ = [
     "solve",
     "supervised",
     "svds",
+    "trace",
 ]

@@ -15,7 +15,7 @@ from hvplib.interrupt import Interrupt
 from hvplib.results.estimate import EstimateProgress
 from hvplib.results.status import Status
 
-__all__ = ["LEAST", "Averaged", "Callback", "averaged", "error_of"]
+__all__ = ["LEAST", "Averaged", "Callback", "averaged", "confidence_at", "error_of", "next_look"]
 
 Callback = Callable[[EstimateProgress], object]
 
@@ -93,6 +93,19 @@ def averaged(
     return run.outcome()
 
 
+def next_look(count: int, chance: float, room: float, most: int) -> int:
+    """After how many samples to look again: so many that the error by chance should fit into its room."""
+    needed = _MARGIN * count * (chance / room) ** 2 if room > 0 and math.isfinite(chance) else math.inf
+    # Not further than four times: the prediction is itself an estimate.
+    return min(most, max(math.ceil(_GROWTH * count), int(min(needed, 4.0 * count))))
+
+
+def confidence_at(looks: int, goal: Goal) -> float:
+    """The confidence of the interval that holds what the goal says after so many looks."""
+    left = _SPENT if goal.asks and looks > 1 else 1.0
+    return 1 - left * (1 - goal.confidence)
+
+
 def error_of(samples: Samples, confidence: float) -> float:
     """Half the interval of the mean, or for vectors a bound on the norm of its error.
 
@@ -152,6 +165,8 @@ class _Run:
         """Whether the error is small enough; if not, after how many samples to look again."""
         self._looks += 1
         count, error, tolerance = self.samples.count, self._error(), self._tolerance()
+        if self._rows:
+            self._rows[-1] = (*self._rows[-1][:2], error)
         last = last or count >= max_samples
         if error <= tolerance or (last and not self._goal.asks):
             self.end(Status.ESTIMATED)
@@ -159,10 +174,7 @@ class _Run:
             self.end(Status.MAX_MATVECS)
         if self.ended:
             return count
-        chance, room = error - self._bound(), tolerance - self._bound()
-        needed = _MARGIN * count * (chance / room) ** 2 if room > 0 and math.isfinite(chance) else math.inf
-        # Not further than four times: the prediction is itself an estimate.
-        return min(max_samples, max(math.ceil(_GROWTH * count), int(min(needed, 4.0 * count))))
+        return next_look(count, error - self._bound(), tolerance - self._bound(), max_samples)
 
     def outcome(self) -> Averaged:
         assert self._status is not None
@@ -186,8 +198,7 @@ class _Run:
         return error_of(self.samples, self._confidence()) + self._bound()
 
     def _confidence(self) -> float:
-        left = _SPENT if self._goal.asks and self._looks > 1 else 1.0
-        return 1 - left * (1 - self._goal.confidence)
+        return confidence_at(self._looks, self._goal)
 
     def _tolerance(self) -> float:
         return self._goal.tolerance(self._size())

@@ -8,7 +8,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-__all__ = ["Samples", "student"]
+__all__ = ["Samples", "between", "student"]
 
 
 def student(confidence: float, count: int) -> float:
@@ -98,16 +98,26 @@ class Samples:
         Source: Student (1908), 10.1093/biomet/6.1.1; Hall (1992), On the removal of skewness by
         transformation, 10.1111/j.2517-6161.1992.tb01876.x.
         """
-        t, root = student(confidence, self.count), math.sqrt(self.count)
-        if math.isinf(t):
-            wide = torch.full_like(self.mean, math.inf)
-            return -wide, wide
-        reach = t * torch.ones_like(self.mean)
-        upper, lower = (
-            torch.maximum(reach, _unskewed(reach, self.skewness / root)),
-            torch.minimum(-reach, _unskewed(-reach, self.skewness / root)),
-        )
-        return self.mean - upper * self.stderr, self.mean - lower * self.stderr
+        skew = self.skewness / math.sqrt(max(self.count, 1))
+        return between(self.mean, self.stderr, skew, student(confidence, self.count))
+
+
+def between(mean: Tensor, stderr: Tensor, skew: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    """The least interval that holds Student's about the mean and Hall's; see `Samples.interval`.
+
+    Args:
+        mean: The estimate.
+        stderr: Its standard error.
+        skew: Skewness of the samples / √m.
+        t: Student's quantile.
+    """
+    if math.isinf(t):
+        wide = torch.full_like(mean, math.inf)
+        return -wide, wide
+    reach = t * torch.ones_like(mean)
+    upper = torch.maximum(reach, _unskewed(reach, skew))
+    lower = torch.minimum(-reach, _unskewed(-reach, skew))
+    return mean - upper * stderr, mean - lower * stderr
 
 
 def _unskewed(x: Tensor, skew: Tensor) -> Tensor:
