@@ -20,6 +20,7 @@ import torch
 from benchmarks.eigenproblems import HESSIANS, PRESCRIBED, EigenProblem, outliers, prescribed
 from benchmarks.eigensolvers import PEERS, TOLERANCE, Answer, Solver, arpack, hvplib_eigsh, run
 from benchmarks.tables import arguments, figure, limited, publish, table
+from benchmarks.timing import take_cpu_time
 
 PACKAGES = ("hvplib", "scipy", "numpy", "hessian-eigenthings", "pyhessian")
 PARTS = ("products", "time", "peers")
@@ -192,9 +193,14 @@ def main() -> None:
     """Run the comparisons and print them."""
     parser = arguments(__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="of this process: for a machine that is shared"
+    )
     parser.add_argument("--problems", nargs="+", help="only those whose names contain one of these")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.cpu_time:
+        take_cpu_time()
     warnings.simplefilter("ignore")  # the peers' own
     known: dict[str, Builder] = PRESCRIBED | HESSIANS
     if options.quick:

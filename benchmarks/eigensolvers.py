@@ -6,7 +6,6 @@ Each takes a problem, products with it and a seed, and returns eigenvalues (k,) 
 from __future__ import annotations
 
 import contextlib
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from benchmarks.contest import Absent
 from benchmarks.eigenproblems import EigenProblem, residuals, start
+from benchmarks.timing import clock
 
 __all__ = [
     "PEERS",
@@ -66,9 +66,9 @@ class Products:
         self.count += X.shape[1]
         if self.count > self.limit:
             raise Exhausted(f"> {self.limit}")
-        begun = time.perf_counter()
+        begun = clock()
         result = self.matmat(X)
-        self.seconds += time.perf_counter() - begun
+        self.seconds += clock() - begun
         return result
 
     def vector(self, x: Tensor) -> Tensor:
@@ -109,18 +109,18 @@ def run(solver: Solver, problem: EigenProblem, seed: int = 0, *, limit: int = 10
     """Solve once, and judge what came of it."""
     products = Products(problem.operator._product, limit)
     torch.manual_seed(seed)  # PyHessian draws from the global generator
-    begun = time.perf_counter()
+    begun = clock()
     try:
         values, vectors = solver(problem, products, seed)
     except Exhausted as reason:
-        return Answer(str(reason), time.perf_counter() - begun)
+        return Answer(str(reason), clock() - begun)
     except Absent as reason:
         return Answer(str(reason), 0.0)
     except ModuleNotFoundError as reason:
         return Answer(f"not installed ({reason.name})", 0.0)
     except Exception as reason:  # a peer may fail in any way, and the table says so
-        return Answer(f"fails ({type(reason).__name__})", time.perf_counter() - begun)
-    seconds = time.perf_counter() - begun
+        return Answer(f"fails ({type(reason).__name__})", clock() - begun)
+    seconds = clock() - begun
     worst = float(residuals(problem.operator, values, vectors).max())
     purposes = getattr(products, "purposes", {})
     outside = seconds - products.seconds

@@ -8,7 +8,6 @@ residual meets the target.
 from __future__ import annotations
 
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from benchmarks.eigenproblems import digits_operator, laplacian, network, start
 from benchmarks.eigensolvers import Products
 from benchmarks.problems import mlp3
 from benchmarks.tables import arguments, figure, limited, publish, table
+from benchmarks.timing import clock, take_cpu_time
 from hvplib import CG, MINRES, MINRESQLP, Diagonal, FunctionOperator, Identity, Operator, solve
 
 F64 = torch.float64
@@ -120,9 +120,9 @@ INDEFINITE: dict[str, tuple[Solver, bool]] = {
 
 def outcome(solver: Solver, system: System, tolerance: float) -> Outcome:
     products = Products(system.operator._product)
-    begun = time.perf_counter()
+    begun = clock()
     x = solver(system, products, tolerance)
-    seconds = time.perf_counter() - begun
+    seconds = clock() - begun
     residual = float((system.b - system.operator @ x).norm() / system.b.norm())
     return Outcome(products.count, seconds, seconds - products.seconds, residual)
 
@@ -171,9 +171,14 @@ COLUMNS = ("products", "ratio", "seconds", "outside", "ms a product", "ratio out
 def main() -> None:
     """Run the comparison and print it."""
     parser = arguments(__doc__)
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="of this process: for a machine that is shared"
+    )
     parser.add_argument("--systems", nargs="+", help="only those whose names contain one of these")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.cpu_time:
+        take_cpu_time()
     warnings.simplefilter("ignore")
     parts = options.systems or (QUICK if options.quick else [""])
     names = [name for name in SYSTEMS if any(part in name for part in parts)]
