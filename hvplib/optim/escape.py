@@ -53,7 +53,7 @@ def fall(objective: Objective, point: Point, curvature: Curvature) -> tuple[Poin
 
 
 def probe(objective: Objective, point: Point, curvature: Curvature) -> tuple[Point, float] | None:
-    """x ± t d with f lower by more than its slope along d explains, where curvature along d is about zero.
+    """x ± t d with f lower by more than slope and curvature θ along d explain, where θ is about zero.
 
     Third derivatives show this way: of x³ at 0, or of a monkey saddle. Where curvature is about zero along
     several directions, so do those of x y z, which vanish along the axes: random mixtures of them are probed
@@ -68,7 +68,8 @@ def probe(objective: Objective, point: Point, curvature: Curvature) -> tuple[Poi
             for step in _both_ways(objective, point, direction, length):
                 trial = objective.moved(point, step)
                 slope = abs(float((point.gradient * step).sum()))
-                hidden = 2 * slope + noise(point, trial) if trial.finite else math.inf
+                explained = 2 * slope + max(-curvature.value, 0.0) * float(step.square().sum())
+                hidden = explained + noise(point, trial) if trial.finite else math.inf
                 if decrease(point, trial, step) > hidden:
                     return trial, length
     return None

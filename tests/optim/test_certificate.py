@@ -156,6 +156,11 @@ def test_probe_is_not_misled_by_what_is_left_of_the_gradient(start: float) -> No
     assert problem.num_points == 7
 
 
+def test_probe_is_not_misled_by_curvature_that_is_known() -> None:
+    problem = objective(lambda x: -1e-3 * (x**2).sum(), 0.0)
+    assert probe(problem, problem.start, along(torch.ones(1, 1, dtype=F64), -2e-3)) is None
+
+
 def test_probe_survives_infinities() -> None:
     problem = objective(lambda x: 0 * torch.log(1e-8 - x**2).sum(), 0.0)
     assert probe(problem, problem.start, along(torch.ones(1, 1, dtype=F64), 0.0)) is None

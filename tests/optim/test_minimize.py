@@ -359,3 +359,10 @@ def test_the_coarsest_unknown_decides_the_tolerance() -> None:
     x0 = {"a": torch.zeros(2), "b": torch.zeros(2, dtype=F64)}
     result = minimize(lambda x: 1e3 * ((x["a"].double() - 1 / 3) ** 2).sum() + (x["b"] ** 4).sum(), x0)
     assert result.success and 1e-6 < result.gradient_norm <= 1e-3, result.message
+
+
+@pytest.mark.parametrize("method", ["trust-exact", "trust-ncg", "arc", "newton-cg"])
+def test_no_walk_along_the_side_of_a_valley_of_minima(method: str) -> None:
+    """Curvature is negative there, but less than the gradient: what lies within its tolerance is taken."""
+    result = minimize(lambda x: (x.prod() - 1) ** 2, torch.zeros(2), method=method)
+    assert result.success and result.nit <= 10 and result.fun < 1e-6
