@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hvplib import HessianOperator
 from hvplib.interrupt import Interrupt
+from hvplib.optim.box import Box
 from hvplib.optim.certificate import Curvature, least_curvature
 from hvplib.optim.escape import curvature_persists, fall, probe
 from hvplib.optim.evaluation import Limits, Objective
@@ -134,6 +135,17 @@ def test_fall_goes_downhill_first() -> None:
     problem = objective(lambda x: -(x[0] ** 2) - 1e-3 * x[0] + x[0] ** 4, 0.0)
     lower = fall(problem, problem.start, along(torch.tensor([[-1.0]], dtype=F64), -2.0))
     assert lower is not None and float(lower[0].x) > 0
+
+
+def test_fall_ends_at_the_bounds() -> None:
+    """Behind them what is left of the direction has another curvature."""
+    zero = torch.zeros(2, dtype=F64)
+    box = Box(torch.tensor([-1.0, 0.0], dtype=F64), torch.tensor([1.0, 0.01], dtype=F64))
+    problem = Objective(HessianOperator(lambda x: -x[0] * x[1], zero), Limits(), Interrupt(), box)
+    lower = fall(problem, problem.start, along(torch.full((2, 1), 0.5**0.5, dtype=F64), -1.0))
+    assert lower is not None and problem.num_points == 2
+    torch.testing.assert_close(lower[0].x, torch.full((2,), 0.01, dtype=F64))
+    assert lower[1] == pytest.approx(0.01 * 2**0.5)
 
 
 def test_no_fall_where_there_is_none() -> None:
