@@ -389,7 +389,7 @@ def test_arrays_in_arrays_out() -> None:
 
 def test_lists_of_integers() -> None:
     assert np.allclose(least_squares(rosenbrock, [-1, 2]).x, 1)
-    with pytest.raises(ValueError, match=r"must be floating point, got torch.int64"):
+    with pytest.raises(ValueError, match=r"x0 must be of real floating point numbers, got torch.int64"):
         least_squares(rosenbrock, torch.tensor([-1, 2]))
 
 

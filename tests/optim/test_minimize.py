@@ -151,7 +151,7 @@ def test_starts_that_are_none(start: Any) -> None:
 
 
 def test_integer_tensors_are_not_converted_silently() -> None:
-    with pytest.raises(ValueError, match="must be floating point"):
+    with pytest.raises(ValueError, match=r"x0 must be of real floating point numbers, got torch.int64"):
         minimize(rosenbrock, torch.tensor([1, 2]))
 
 
