@@ -156,7 +156,8 @@ _BASE = [
     Family("tiny", indefinite, sizes=(1, 3), ks=(1, 2, 3), count=60),
     Family("tiny, ties and zeros", tiny, sizes=(1, 9), ks=range(1, 10), count=80),
     Family("tiny, start of several columns", tiny, sizes=(1, 9), ks=range(1, 10), start=several, count=40),
-    Family("start of several columns", mixed, start=several, count=30),
+    # As a block, which restarts from polynomials of a low degree.
+    Family("start of several columns", mixed, start=several, count=30, refusals=0.1),
     Family("all but a few", mixed, sizes=(4, 60), ks=range(20, 58), count=40),
     Family("odd k at both ends", mixed, ks=range(1, 16, 2), whichs=("BE",), count=40),
     Family("one or two of the largest magnitude", indefinite, ks=(1, 2), whichs=("LM",), count=40),

@@ -292,5 +292,6 @@ def test_killed_at_each_call_a_save_leaves_one_whole_state(path: Path) -> None:
 
 @pytest.mark.parametrize("kills", [40, pytest.param(500, marks=pytest.mark.slow)])
 def test_killed_at_any_time_a_save_leaves_one_whole_state(path: Path, kills: int) -> None:
-    inside, last = map(int, program("tests.eigen.killing", "at_random", path.parent, kills).split())
+    arguments = "at_random", path.parent, kills
+    inside, last = map(int, program("tests.eigen.killing", *arguments, timeout=120 + kills).split())
     assert inside > kills / 10 and last >= kills
