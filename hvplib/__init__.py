@@ -26,11 +26,14 @@ from hvplib.eigen import (
 from hvplib.eigen.svds import svds
 from hvplib.errors import DerivativeError, OutputError
 from hvplib.estimate import (
+    DiagonalEstimate,
     Exact,
     Hutchinson,
     HutchPP,
+    XDiag,
     XNysTrace,
     XTrace,
+    diagonal,
     trace,
 )
 from hvplib.linear import CG, MINRES, MINRESQLP, solve
@@ -69,6 +72,7 @@ __all__ = [
     "Dense",
     "DerivativeError",
     "Diagonal",
+    "DiagonalEstimate",
     "DiagonalPreconditioner",
     "EigenResult",
     "Ending",
@@ -96,10 +100,12 @@ __all__ = [
     "Solution",
     "Space",
     "Status",
+    "XDiag",
     "XNysTrace",
     "XTrace",
     "check_hvp",
     "check_operator",
+    "diagonal",
     "eigsh",
     "functional_loss",
     "hessian",

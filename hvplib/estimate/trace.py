@@ -25,7 +25,7 @@ from hvplib.operators.basic import SciPyOperator
 from hvplib.operators.coerce import as_operator, as_symmetric
 from hvplib.results.estimate import Estimate
 
-__all__ = ["estimated_trace", "trace"]
+__all__ = ["check_limit", "estimated_trace", "limit_of", "square", "trace"]
 
 # Products where no limit is given: without a tolerance, and with one.
 _SPENT, _ALLOWED = 100, 1000
@@ -96,8 +96,8 @@ def trace(
           products   32: 16 sketch, 16 projection
     """
     goal = Goal(rtol, atol, confidence)
-    operator = _square(A)
-    plan = _planned(A, operator, method, goal, _limit(max_matvecs, goal))
+    operator = square(A)
+    plan = _planned(A, operator, method, goal, limit_of(max_matvecs, goal))
     products = Products(plan.operator, plan.limit)
     found = estimated_trace(products, plan.method, goal, generator_of(generator), callback)
     used: Method = plan.method
@@ -151,7 +151,7 @@ def _planned(A: Any, operator: Operator, method: Method | str | None, goal: Goal
     n = operator.shape[0]
     if method is not None:
         given = method_of(method, TRACE)
-        _check_limit(given, n, limit)
+        check_limit(given, n, limit)
         return _Plan(_fitting(A, operator, given), given, "as given", limit)
     # With a tolerance, few products may do; n of them are kept back for the case that they do not.
     before = limit if not goal.asks else min(limit - n, n)
@@ -177,7 +177,8 @@ def _chosen(operator: Operator, limit: int) -> tuple[Method, str]:
     return Hutchinson(), "a sketch would take more than 2 GiB"
 
 
-def _square(A: Any) -> Operator:
+def square(A: Any) -> Operator:
+    """A as an operator, if it is square."""
     operator = as_operator(A)
     rows, columns = operator.shape
     if rows != columns:
@@ -198,7 +199,8 @@ def _fitting(A: Any, operator: Operator, method: Method) -> Operator:
     return as_symmetric(A)
 
 
-def _limit(max_matvecs: int | None, goal: Goal) -> int:
+def limit_of(max_matvecs: int | None, goal: Goal) -> int:
+    """Most products, from what was given."""
     if max_matvecs is None:
         return _ALLOWED if goal.asks else _SPENT
     if isinstance(max_matvecs, bool) or not isinstance(max_matvecs, int) or max_matvecs < 1:
@@ -206,7 +208,8 @@ def _limit(max_matvecs: int | None, goal: Goal) -> int:
     return max_matvecs
 
 
-def _check_limit(method: Method, n: int, limit: int) -> None:
+def check_limit(method: Method, n: int, limit: int) -> None:
+    """Refuse a limit with which the method can do nothing."""
     least = n if isinstance(method, Exact) else 3 if isinstance(method, HutchPP) else 2
     if limit < least and not isinstance(method, Hutchinson | XNysTrace):
         raise ValueError(f"max_matvecs must be at least {least} for {method}, got {limit}")
