@@ -1,62 +1,70 @@
-"""Hessian-vector products and matrix-free linear algebra for PyTorch and SciPy."""
+"""Hessian-vector products and matrix-free linear algebra for PyTorch and SciPy.
 
-from hvplib.ad import (
-    CheckReport,
-    LocalJacobian,
-    LocalModel,
-    Report,
-    check_hvp,
-    hessian,
-    hvp,
-    local_jacobian,
-    local_model,
-)
-from hvplib.ad.modules import functional_loss
-from hvplib.ad.supervised import supervised
-from hvplib.eigen import (
-    ARPACK,
-    LOBPCG,
-    Checkpoint,
-    CheckpointError,
-    Dense,
-    EigenResult,
-    Lanczos,
-    eigsh,
-)
-from hvplib.eigen.svds import svds
-from hvplib.errors import DerivativeError, OutputError
-from hvplib.estimate import (
-    DiagonalEstimate,
-    Exact,
-    Hutchinson,
-    HutchPP,
-    XDiag,
-    XNysTrace,
-    XTrace,
-    diagonal,
-    trace,
-)
-from hvplib.linear import CG, MINRES, MINRESQLP, solve
-from hvplib.operators import (
-    Deflated,
-    Diagonal,
-    DiagonalPreconditioner,
-    FunctionOperator,
-    HessianOperator,
-    Identity,
-    LowRank,
-    LowRankPreconditioner,
-    Matrix,
-    NystromPreconditioner,
-    Operator,
-    Projection,
-    SciPyOperator,
-    check_operator,
-    scipy_objective,
-)
-from hvplib.optim import Ending, least_squares, minimize
-from hvplib.results import ConvergenceError, Estimate, Progress, SingularResult, Solution, Status
-from hvplib.space import Space
+What a name needs is imported when it is first asked for: `import hvplib` loads neither SciPy nor the solvers.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hvplib.ad import (
+        CheckReport,
+        LocalJacobian,
+        LocalModel,
+        Report,
+        check_hvp,
+        hessian,
+        hvp,
+        local_jacobian,
+        local_model,
+    )
+    from hvplib.ad.modules import functional_loss
+    from hvplib.ad.supervised import supervised
+    from hvplib.eigen import (
+        ARPACK,
+        LOBPCG,
+        Checkpoint,
+        CheckpointError,
+        Dense,
+        EigenResult,
+        Lanczos,
+        eigsh,
+    )
+    from hvplib.eigen.svds import svds
+    from hvplib.errors import DerivativeError, OutputError
+    from hvplib.estimate import (
+        DiagonalEstimate,
+        Exact,
+        Hutchinson,
+        HutchPP,
+        XDiag,
+        XNysTrace,
+        XTrace,
+        diagonal,
+        trace,
+    )
+    from hvplib.linear import CG, MINRES, MINRESQLP, solve
+    from hvplib.operators import (
+        Deflated,
+        Diagonal,
+        DiagonalPreconditioner,
+        FunctionOperator,
+        HessianOperator,
+        Identity,
+        LowRank,
+        LowRankPreconditioner,
+        Matrix,
+        NystromPreconditioner,
+        Operator,
+        Projection,
+        SciPyOperator,
+        check_operator,
+        scipy_objective,
+    )
+    from hvplib.optim import Ending, least_squares, minimize
+    from hvplib.results import ConvergenceError, Estimate, Progress, SingularResult, Solution, Status
+    from hvplib.space import Space
 
 __all__ = [
     "ARPACK",
@@ -120,3 +128,40 @@ __all__ = [
     "svds",
     "trace",
 ]
+
+# Where each public name is defined: the imports above, once more, for the interpreter.
+_HOMES = {
+    "hvplib.ad": (
+        "CheckReport LocalJacobian LocalModel Report check_hvp hessian hvp local_jacobian local_model"
+    ),
+    "hvplib.ad.modules": "functional_loss",
+    "hvplib.ad.supervised": "supervised",
+    "hvplib.eigen": "ARPACK LOBPCG Checkpoint CheckpointError Dense EigenResult Lanczos eigsh",
+    "hvplib.eigen.svds": "svds",
+    "hvplib.errors": "DerivativeError OutputError",
+    "hvplib.estimate": "DiagonalEstimate Exact Hutchinson HutchPP XDiag XNysTrace XTrace diagonal trace",
+    "hvplib.linear": "CG MINRES MINRESQLP solve",
+    "hvplib.operators": (
+        "Deflated Diagonal DiagonalPreconditioner FunctionOperator HessianOperator Identity LowRank "
+        "LowRankPreconditioner Matrix NystromPreconditioner Operator Projection SciPyOperator "
+        "check_operator scipy_objective"
+    ),
+    "hvplib.optim": "Ending least_squares minimize",
+    "hvplib.results": "ConvergenceError Estimate Progress SingularResult Solution Status",
+    "hvplib.space": "Space",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import hvplib
+
 PACKAGE = Path(__file__).parent.parent / "hvplib"
 
 # Layer of each room (a module or a folder directly under hvplib/).  A room may import rooms of lower layers.
@@ -137,10 +139,34 @@ def test_module_imports_only_what_its_layer_may(path: str) -> None:
     assert offences((PACKAGE / path).read_text(), path) == []
 
 
+def _face() -> list[ast.stmt]:
+    return ast.parse((PACKAGE / "__init__.py").read_text()).body
+
+
 def test_public_face_holds_names_and_nothing_else() -> None:
-    tree = ast.parse((PACKAGE / "__init__.py").read_text())
     kinds = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.Expr)
-    assert [ast.unparse(node) for node in tree.body if not isinstance(node, kinds)] == []
+    other = [node for node in _face() if not isinstance(node, kinds) and not _is_type_checking(node)]
+    assert [getattr(node, "name", ast.unparse(node)) for node in other] == ["__getattr__", "__dir__"]
+
+
+def test_public_face_gives_the_interpreter_what_it_shows_to_type_checkers() -> None:
+    (shown,) = [node for node in _face() if _is_type_checking(node)]
+    assert isinstance(shown, ast.If)
+    homes = {
+        alias.name: node.module
+        for node in shown.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert homes == hvplib._HOME
+    assert sorted(homes) == sorted(hvplib.__all__)
+
+
+def test_public_face_loads_no_room_by_itself() -> None:
+    """Outside `if TYPE_CHECKING`, only the standard library is imported."""
+    outside = [node for node in _face() if isinstance(node, (ast.Import, ast.ImportFrom))]
+    found = {target.partition(".")[0] for node in outside for target in _targets(node, ("hvplib",))}
+    assert found <= set(sys.stdlib_module_names)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+import hvplib
+
 # Every distribution of the extras that the library or its examples use, by the name that is imported.
 EXTRAS = "matplotlib tqdm sklearn transformers pytest jax mkdocs"
 
@@ -25,13 +29,62 @@ print(*(name for name in {EXTRAS.split()!r} if name in sys.modules))
 """
 
 
-def test_import_needs_and_loads_no_extra() -> None:
+def run(program: str) -> list[str]:
+    """The lines that a fresh interpreter prints."""
     ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROGRAM],
+        [sys.executable, "-W", "error", "-c", program],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.strip() == ""
+    return ran.stdout.splitlines()
+
+
+def test_import_needs_and_loads_no_extra() -> None:
+    assert run(PROGRAM) == [""]
+
+
+LAZY = """
+import sys, torch
+before = set(sys.modules)
+import hvplib
+print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
+print(*sorted(name for name in sys.modules if name.startswith("hvplib.")))
+hvplib.local_model
+print(*sorted({name.split(".")[1] for name in sys.modules if name.startswith("hvplib.")}))
+print(*(name for name in ("scipy", "sympy", "torch._dynamo") if name in sys.modules))
+"""
+
+
+def test_import_loads_nothing_and_a_name_loads_its_room() -> None:
+    loaded, rooms, after, dear = run(LAZY)
+    assert set(loaded.split()) <= {"hvplib"} and rooms == ""
+    assert set(after.split()) <= {"ad", "errors", "space"}
+    assert dear == ""
+
+
+FIRST = """
+import sys, torch, hvplib
+x = torch.ones(3, dtype=torch.float64)
+model = hvplib.local_model(lambda x: (x**4).sum(), x)
+assert model.hvp(x).tolist() == [12.0] * 3 and len(model.report.checks) == 4
+assert hvplib.hvp(lambda x: (x**4).sum(), x, x).tolist() == [12.0] * 3
+dear = ("scipy", "sympy", "torch._dynamo", "torch._inductor", "torch._decomp.decompositions_for_jvp")
+print(*(name for name in dear if name in sys.modules))
+"""
+
+
+def test_first_product_of_a_process_loads_no_compiler() -> None:
+    assert run(FIRST) == [""]
+
+
+def test_public_face() -> None:
+    from hvplib import eigsh
+
+    assert eigsh is hvplib.eigsh and hvplib.eigsh.__module__ == "hvplib.eigen.eigsh"
+    assert dir(hvplib) == sorted(hvplib.__all__)
+    assert hvplib.krylov.__name__ == "hvplib.krylov"  # a room, without importing it first
+    with pytest.raises(AttributeError, match="module 'hvplib' has no attribute 'hessain'"):
+        _ = hvplib.hessain

@@ -8,11 +8,9 @@ runs under one lock, with SIGINT recorded and delivered at its end.
 
 from __future__ import annotations
 
-import importlib
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -32,7 +30,6 @@ def derivative() -> Iterator[None]:
     Ctrl-C is not lost: the user's handler runs as soon as the derivative has ended, with torch in order.
     """
     with _InterruptDeferral(), _lock:
-        _load_forward_formulas()
         restore = _enter_settings()
         try:
             if torch.is_inference_mode_enabled():
@@ -75,14 +72,6 @@ class _InterruptDeferral:
 
     def _record(self, signum: int, frame: FrameType | None) -> None:
         self._pending = (signum, frame)
-
-
-def _load_forward_formulas() -> None:
-    """Let torch import its forward-mode decompositions, without the deprecation warning of its own making."""
-    if "torch._decomp.decompositions_for_jvp" not in sys.modules:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            importlib.import_module("torch._decomp.decompositions_for_jvp")
 
 
 def _enter_settings() -> Callable[[], None]:

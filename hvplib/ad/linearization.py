@@ -9,6 +9,8 @@ import torch
 import torch.autograd.forward_ad as fwAD
 from torch import Tensor
 
+from hvplib.ad.backward import materialized, pulled_back
+from hvplib.ad.dual import make_dual, with_formulas_if_needed
 from hvplib.ad.graph import GraphFacts, graph_facts
 from hvplib.ad.guard import derivative
 from hvplib.ad.leaves import fresh, ordinary
@@ -139,10 +141,8 @@ class Linearization:
             seed = torch.ones_like(self.value, requires_grad=True)
             if not self._flat.requires_grad:
                 return Pullback([torch.zeros_like(x) for x in self._leaves], [seed], self.precision)
-            pulled = torch.autograd.grad(
-                self._flat, self._leaves, seed, create_graph=True, allow_unused=True, materialize_grads=True
-            )
-            return Pullback(pulled, [seed], self.precision)
+            pulled = pulled_back([self._flat], self._leaves, [seed], create_graph=True)
+            return Pullback(materialized(pulled, self._leaves), [seed], self.precision)
 
     def _forward(self, tangents: Sequence[Tensor]) -> Tensor:
         return self._named(lambda: pushed_forward(self._objective, self._points, tangents, self.space))
@@ -161,10 +161,17 @@ def pushed_forward(
     objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor], space: Space
 ) -> Tensor:
     """J v (m,) by dual numbers: one evaluation of func, nothing kept."""
-    with derivative(), torch.enable_grad(), objective.session(), fwAD.dual_level():
+    with derivative(), torch.enable_grad(), objective.session():
+        return with_formulas_if_needed(lambda: _pushed_forward(objective, primals, tangents, space))
+
+
+def _pushed_forward(
+    objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor], space: Space
+) -> Tensor:
+    with fwAD.dual_level():
         # Leaves that require grad: torch then picks kernels that have derivatives.
         leaves = [fresh(x) for x in primals]
-        duals = [_dual.make_dual(x, ordinary(v)) for x, v in zip(leaves, tangents, strict=True)]
+        duals = [make_dual(x, ordinary(v)) for x, v in zip(leaves, tangents, strict=True)]
         flat = space.flatten(objective.evaluate(duals, "forward"))
         primal, tangent = _dual.unpack_dual(flat)
         pushed: Tensor = primal.new_zeros(primal.shape) if tangent is None else tangent

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hvplib.ad.backward import materialized, pulled_back
 from hvplib.ad.graph import graph_bytes, survey
 from hvplib.ad.guard import derivative
 from hvplib.ad.leaves import ordinary
@@ -138,9 +139,5 @@ class Pullback:
     def _pull(self, *cotangents: Tensor) -> tuple[Tensor, ...]:
         if not self._outputs:
             return tuple(torch.zeros_like(x) for x in self._inputs)
-        products: Sequence[Tensor | None] = torch.autograd.grad(
-            self._outputs, self._inputs, cotangents, retain_graph=True, allow_unused=True
-        )
-        return tuple(
-            torch.zeros_like(x) if p is None else p for p, x in zip(products, self._inputs, strict=True)
-        )
+        pulled = pulled_back(self._outputs, self._inputs, cotangents, retain_graph=True)
+        return materialized(pulled, self._inputs)

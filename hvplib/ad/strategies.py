@@ -15,6 +15,8 @@ import torch
 import torch.autograd.forward_ad as fwAD
 from torch import Tensor
 
+from hvplib.ad.backward import materialized, pulled_back
+from hvplib.ad.dual import load_forward_formulas, make_dual, with_formulas_if_needed
 from hvplib.ad.graph import GraphFacts, graph_facts
 from hvplib.ad.leaves import apart, fresh
 from hvplib.ad.objective import Objective
@@ -65,20 +67,24 @@ def forward_over_reverse(
     picks backward kernels that have no, or a wrong, forward derivative.
     """
     leaves = _differentiable(primals)
+    return with_formulas_if_needed(lambda: _forward_over_reverse(objective, leaves, tangents))
+
+
+def _forward_over_reverse(
+    objective: Objective, leaves: Sequence[Tensor], tangents: Sequence[Tensor]
+) -> Outcome:
     with torch.enable_grad(), fwAD.dual_level():
-        duals: list[Tensor] = [_dual.make_dual(x, v) for x, v in zip(leaves, tangents, strict=True)]
+        duals = [make_dual(x, v) for x, v in zip(leaves, tangents, strict=True)]
         value = objective(duals, "forward")
         if not value.requires_grad:
-            return _disconnected(value, primals)
+            return _disconnected(value, leaves)
         facts = graph_facts(value, leaves)
         if not facts.reached:
-            return _disconnected(value, primals)
+            return _disconnected(value, leaves)
         # A seed with a tangent of its own: torch handles a missing one by a detour through Python.
         plain = _dual.unpack_dual(value).primal
-        seed = _dual.make_dual(torch.ones_like(plain), torch.zeros_like(plain))
-        gradients = torch.autograd.grad(
-            value, duals, seed, create_graph=True, allow_unused=True, materialize_grads=True
-        )
+        seed = make_dual(torch.ones_like(plain), torch.zeros_like(plain))
+        gradients = materialized(pulled_back([value], duals, [seed], create_graph=True), leaves)
         unpacked = [_dual.unpack_dual(g) for g in gradients]
     product = [
         torch.zeros_like(x) if g.tangent is None else g.tangent for g, x in zip(unpacked, leaves, strict=True)
@@ -102,15 +108,13 @@ def reverse_over_reverse(
         if not live:
             zeros = [torch.zeros_like(x) for x in leaves]
             return Outcome(value, gradients, zeros, vanishes=True, facts=facts)
-        product = torch.autograd.grad(
+        product = pulled_back(
             [g for g, _ in live],
             leaves,
             [v for _, v in live],
             create_graph=grad_mode and (connected or facts.captured),
-            allow_unused=True,
-            materialize_grads=True,
         )
-    return Outcome(value, gradients, product, facts=facts)
+    return Outcome(value, gradients, materialized(product, leaves), facts=facts)
 
 
 def differentiate(
@@ -144,6 +148,7 @@ def functional_forward(
     objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor]
 ) -> Outcome:
     """`torch.func.jvp` of `torch.func.grad`: slower, and composes with vmap, grad and jvp around it."""
+    load_forward_formulas()
     result: Any = torch.func.jvp(
         functional_gradient(objective, "forward", len(primals)),
         tuple(apart(x) for x in primals),
