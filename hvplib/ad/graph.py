@@ -12,7 +12,7 @@ from torch.autograd.function import BackwardCFunction
 
 from hvplib.ad.leaves import MARK
 
-__all__ = ["GraphFacts", "Survey", "contains", "graph_bytes", "graph_facts", "survey"]
+__all__ = ["GraphFacts", "Survey", "contains", "graph_bytes", "graph_facts", "storage_bytes", "survey"]
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,15 @@ def graph_bytes(outputs: Sequence[Tensor], leaves: Sequence[Tensor], also: Itera
         leaves: Their storages do not count: they are there anyway.
         also: Other tensors that are kept.
     """
-    counted = {leaf.untyped_storage().data_ptr() for leaf in leaves}
-    total = 0
     saved = (tensor for node in _nodes(outputs) for tensor in _saved(node))
-    for tensor in chain(saved, also):
+    return storage_bytes(chain(saved, also), apart_from=leaves)
+
+
+def storage_bytes(tensors: Iterable[Tensor], apart_from: Sequence[Tensor]) -> int:
+    """Bytes of the distinct storages of some tensors, without those of others."""
+    counted = {_storage(tensor)[0] for tensor in apart_from}
+    total = 0
+    for tensor in tensors:
         key, size = _storage(tensor)
         if key not in counted:
             counted.add(key)

@@ -94,6 +94,11 @@ class LocalModel:
         """Free the kept linearisation; value, gradient and aux stay."""
         self._engine = None
 
+    @property
+    def engine(self) -> Engine | None:
+        """What multiplies; None after `release`."""
+        return self._engine
+
     def _ready(self) -> Engine:
         if self._engine is None:
             raise RuntimeError("this local model was released; make a new one with hvplib.local_model")

@@ -35,6 +35,7 @@ class Objective:
         spec: Structure that the flat leaves are put into.
         has_aux: Whether func returns (scalar, aux).
         functional: Whether a torch.func transform is in force, so that values must not be looked at.
+        noise: The state of the random number generators that func is to see; the present one by default.
 
     Attributes:
         used: Names of the remedies that were met, over all evaluations.
@@ -50,13 +51,19 @@ class Objective:
     """
 
     def __init__(
-        self, func: Callable[..., Any], spec: TreeSpec, *, has_aux: bool = False, functional: bool = False
+        self,
+        func: Callable[..., Any],
+        spec: TreeSpec,
+        *,
+        has_aux: bool = False,
+        functional: bool = False,
+        noise: RandomState | None = None,
     ) -> None:
         self._func = func
         self._spec = spec
         self._has_aux = has_aux
         self.functional = functional
-        self._noise = RandomState()
+        self._noise = noise or RandomState()
         self._outside = self._noise
         self._evaluated = False
         self.writes = Writes()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from hvplib.ad.leaves import ordinary
 from hvplib.ad.report import Attempt, Check
 from hvplib.ad.select import is_missing_derivative
 from hvplib.ad.trace.replay import Replay
+from hvplib.ad.transforms import without_fallback
 from hvplib.ad.verify import agreement
 
 __all__ = ["Pullback"]
@@ -125,16 +125,9 @@ class Pullback:
         return result if self.batched else None
 
     def _pull_block(self, *cotangents: Tensor) -> Sequence[Tensor]:
-        # Without a rule vmap would loop over single operations, slower than the loop over products.
+        # A loop over single operations would be slower than one over products.
         with derivative():
-            functorch: Any = torch._C._functorch  # the stubs lack these two names
-            allowed = functorch._is_vmap_fallback_enabled()
-            functorch._set_vmap_fallback_enabled(False)
-            try:
-                pulled: Sequence[Tensor] = torch.func.vmap(self._pull)(*cotangents)
-                return pulled
-            finally:
-                functorch._set_vmap_fallback_enabled(allowed)
+            return without_fallback(lambda: torch.func.vmap(self._pull)(*cotangents))
 
     def _pull(self, *cotangents: Tensor) -> tuple[Tensor, ...]:
         if not self._outputs:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["RandomState"]
+__all__ = ["NoRandomness", "RandomState"]
 
 _cuda: Any = torch.cuda  # untyped
 
@@ -40,6 +40,13 @@ class RandomState:
         if generator not in self._named:
             self._named[generator] = generator.get_state()
 
+    def is_current(self) -> bool:
+        """Whether the global generators are as they were."""
+        now = RandomState()
+        same = torch.equal(self._torch, now._torch) and self._python == now._python
+        same = same and all(map(torch.equal, self._cuda, now._cuda)) and len(self._cuda) == len(now._cuda)
+        return same and _equal(self._numpy, now._numpy)
+
     def restore(self) -> None:
         """Put every generator back."""
         torch.default_generator.set_state(self._torch)
@@ -48,5 +55,28 @@ class RandomState:
         random.setstate(self._python)
         if self._numpy is not None:
             self._numpy_random.set_state(self._numpy)
+        for generator, state in self._named.items():
+            generator.set_state(state)
+
+
+def _equal(left: Any, right: Any) -> bool:
+    """Whether two states of NumPy's generator, tuples with an array in them, are the same."""
+    if left is None or right is None:
+        return left is right
+    return all(
+        bool((a == b).all()) if hasattr(a, "all") else a == b for a, b in zip(left, right, strict=True)
+    )
+
+
+class NoRandomness(RandomState):
+    """In the place of the state, for a function that is known to draw nothing: to keep it takes 0.3 ms."""
+
+    def __init__(self) -> None:
+        self._named = {}
+
+    def again(self) -> RandomState:
+        return self
+
+    def restore(self) -> None:
         for generator, state in self._named.items():
             generator.set_state(state)

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-__all__ = ["in_transform", "is_wrapped", "outside_transforms"]
+__all__ = ["in_transform", "is_wrapped", "outside_transforms", "without_fallback"]
+
+_T = TypeVar("_T")
+
+
+def without_fallback(compute: Callable[[], _T]) -> _T:
+    """`compute()`, where vmap raises for an operation without a batching rule, and does not loop over it."""
+    functorch: Any = torch._C._functorch  # the stubs lack these two names
+    allowed = functorch._is_vmap_fallback_enabled()
+    functorch._set_vmap_fallback_enabled(False)
+    try:
+        return compute()
+    finally:
+        functorch._set_vmap_fallback_enabled(allowed)
 
 
 def in_transform() -> bool:

@@ -20,6 +20,8 @@ __all__ = ["BatchSum", "Term"]
 
 # Of the memory that is free at the start, for the linearisations that are kept.
 _KEPT_SHARE = 0.5
+# Bytes that are kept without looking how much memory is free.
+_WORTH_A_LOOK = 64 * 2**20
 # Batches that are read twice at the start to see whether the data come again as they were.
 _COMPARED_BATCHES = 2
 
@@ -49,7 +51,8 @@ class BatchSum:
     0 counts for nothing, even where its loss is not a number.
 
     Args:
-        linearize: From (arguments (batch,) or (), index, whether to verify) to the batch's `Term`.
+        linearize: From (arguments (batch,) or (), index, whether to verify, the value if it is known) to the
+            batch's `Term`.
         data: Re-iterable of batches; None for one term without data.
         space: Space of the parameters.
         memory_budget: Bytes for linearisations that are kept from product to product, "auto" for half of the
@@ -72,7 +75,7 @@ class BatchSum:
 
     def __init__(
         self,
-        linearize: Callable[[tuple[Any, ...], int, bool], Term],
+        linearize: Callable[[tuple[Any, ...], int, bool, Tensor | None], Term],
         data: Iterable[Any] | None,
         *,
         space: Space,
@@ -93,14 +96,16 @@ class BatchSum:
         self._check_next = check_deterministic
         self._terms: list[Term | None] = []
         self._weights: list[float] = []
+        self._values: list[Tensor] = []
         self._nbytes: list[int] = []
         self._prints: list[int] = []
         self.report: Report | None = None
         self.value = torch.zeros((), dtype=space.dtype, device=space.device)
         self.gradient = torch.zeros(space.size, dtype=space.dtype, device=space.device)
-        budget = int(_KEPT_SHARE * free_bytes(space.device)) if memory_budget == "auto" else memory_budget
+        self._budget = memory_budget
+        self._kept = 0
         for index, arguments in enumerate(bar(self._pass(), "linearising", length(data))):
-            budget -= self._append(arguments, index, budget)
+            self._append(arguments, index)
         if not self._weights:
             raise ValueError("data holds no batch; pass an iterable that is not empty")
         self.total_weight = float(np.sum(self._weights))
@@ -163,7 +168,9 @@ class BatchSum:
             seen = index + 1
             if self._weights[index] == 0:
                 continue
-            term = self._terms[index] or self._linearize(arguments, index, self.verify_again)
+            term = self._terms[index] or self._linearize(
+                arguments, index, self.verify_again, self._values[index]
+            )
             yield term, self._weights[index], self._nbytes[index]
             if self._terms[index] is None:
                 term.release()
@@ -175,17 +182,18 @@ class BatchSum:
             return iter([()])
         return ((batch,) for batch in replayed(self._data, self._seed))
 
-    def _append(self, arguments: tuple[Any, ...], index: int, budget: int) -> int:
-        """Take in one batch at the first pass; the bytes that are kept of it."""
-        term = self._linearize(arguments, index, self.verify_again)
+    def _append(self, arguments: tuple[Any, ...], index: int) -> None:
+        """Take in one batch at the first pass."""
+        term = self._linearize(arguments, index, self.verify_again, None)
         weight = _weight(term.aux)
         self._weights.append(weight)
+        self._values.append(term.value)
         self._prints.append(fingerprint(arguments))
         if weight == 0:
             term.release()
             self._terms.append(None)
             self._nbytes.append(0)
-            return 0
+            return
         self.gradient.add_(self._space.flatten(term.gradient), alpha=weight)
         self.value.add_(term.value.to(self.value), alpha=weight)
         if self._check_next:
@@ -198,16 +206,26 @@ class BatchSum:
         if self.report is None:
             self.report = term.report
         nbytes = term.nbytes
-        fits = nbytes <= budget
+        fits = self._fits(nbytes)
         if not fits:
             term.release()
         self._terms.append(term if fits else None)
         self._nbytes.append(nbytes)
-        return nbytes if fits else 0
+
+    def _fits(self, nbytes: int) -> bool:
+        """Whether so many more bytes may be kept."""
+        total = self._kept + nbytes
+        if self._budget == "auto" and total > _WORTH_A_LOOK:
+            # What is kept is no longer free; the batch at hand is there, but may have to go.
+            self._budget = int(_KEPT_SHARE * (free_bytes(self._space.device) + total))
+        fits = self._budget == "auto" or total <= self._budget
+        if fits:
+            self._kept = total
+        return fits
 
     def _compare_calls(self, term: Term, arguments: tuple[Any, ...], index: int) -> None:
         self._check_next = False
-        again = self._linearize(arguments, index, False)
+        again = self._linearize(arguments, index, False, None)
         first, second = self._space.flatten(term.gradient), self._space.flatten(again.gradient)
         again.release()
         if not bool(first.isfinite().all()):

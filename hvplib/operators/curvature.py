@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from hvplib.ad.derivatives import Derivatives
 from hvplib.ad.inputs import check_strategy, flatten_primals
-from hvplib.ad.local_model import local_model
 from hvplib.ad.modules import Selection, functional_loss
 from hvplib.ad.report import Report
 from hvplib.operators.base import Operator
@@ -95,6 +95,7 @@ class HessianOperator(Operator):
         memory_budget: int | Literal["auto"] = "auto",
         seed: int = 0,
         progress: bool = False,
+        _derivatives: Derivatives | None = None,
     ) -> None:
         check_strategy(strategy)
         check_data(data)
@@ -102,11 +103,13 @@ class HessianOperator(Operator):
         flatten_primals(primals)
         self.primals = tree_map(_copied, primals)
         space = Space.of(self.primals)
+        # Shared with the operators at other points, so that what is recorded of func serves there too.
+        self._derivatives = _derivatives or Derivatives(partial(_of_batch, func, weight, reduction), strategy)
         super().__init__((space.size, space.size), space.dtype, space.device, symmetric=True, domain=space)
         self._reduction = reduction
         noisy: list[str] = getattr(func, "noisy_modules", list)()
         self._sum = BatchSum(
-            partial(_linearize, func, self.primals, weight, reduction, strategy, seed),
+            partial(_linearize, self._derivatives, self.primals, seed),
             data,
             space=space,
             memory_budget=memory_budget,
@@ -124,6 +127,7 @@ class HessianOperator(Operator):
         self._elsewhere = partial(
             type(self),
             func,
+            _derivatives=self._derivatives,
             data=data,
             weight=weight,
             reduction=reduction,
@@ -216,19 +220,26 @@ class HessianOperator(Operator):
 
 
 def _linearize(
-    func: Callable[..., Any],
+    derivatives: Derivatives,
     primals: Any,
-    weight: Callable[[Any], Any] | None,
-    reduction: str,
-    strategy: str,
     seed: int,
     arguments: tuple[Any, ...],
     index: int,
     verify: bool,
+    value: Tensor | None,
 ) -> Term:
-    batch_loss = partial(_loss_and_weight, func, weight, reduction, arguments)
-    with seeded(seed, index):
-        return local_model(batch_loss, primals, strategy=strategy, verify=verify, has_aux=True)
+    return derivatives.local_model(
+        primals, arguments, verify=verify, value=value, noise=partial(seeded, seed, index)
+    )
+
+
+def _of_batch(
+    func: Callable[..., Any],
+    weight: Callable[[Any], Any] | None,
+    reduction: str,
+    arguments: tuple[Any, ...],
+) -> Callable[..., Any]:
+    return partial(_loss_and_weight, func, weight, reduction, arguments)
 
 
 def _loss_and_weight(

@@ -57,16 +57,21 @@ _WORDS: dict[str, Any] = {"torch": torch, "device": torch.device, "getitem": ope
 
 
 def emit(
-    graph: fx.Graph, constants: Mapping[str, Tensor], traits: Mapping[fx.Node, Trait]
+    graph: fx.Graph,
+    constants: Mapping[str, Tensor],
+    traits: Mapping[fx.Node, Trait],
+    apart: int | None = None,
 ) -> Callable[..., tuple[Tensor, ...]]:
     """A function of the graph's inputs that returns its outputs.
 
-    What it returns shares no memory with its inputs and constants, nor one result with another.
+    What it returns (or the first `apart` of it) shares no memory with its inputs and constants, nor with
+    other results.
 
     Args:
         graph: Pure.
         constants: What its `get_attr` nodes stand for.
         traits: What the tensor of each node looked like when it was recorded.
+        apart: See above; None for all.
     """
     memory = Memory(graph, traits)
     names = {node: f"x{position}" for position, node in enumerate(graph.nodes)}
@@ -82,7 +87,10 @@ def emit(
                 lines.append("del " + ", ".join(names[other] for other in dead))
         elif node.op == "output":
             shared = memory.shared(node.args[0])
-            results = [names[item] + (".clone()" if item in shared else "") for item in node.args[0]]
+            results = [
+                names[item] + (".clone()" if item in shared and (apart is None or index < apart) else "")
+                for index, item in enumerate(node.args[0])
+            ]
             lines.append(f"return ({''.join(result + ', ' for result in results)})")
     body = "\n".join("    " + line for line in lines)
     source = f"def run({', '.join(parameters)}):\n{body}\n"

@@ -60,6 +60,11 @@ class Record:
     restriction: str
     versions: list[tuple[Tensor, int]]
 
+    @property
+    def holds(self) -> bool:
+        """Whether nothing that the constants come from has been written to since."""
+        return all(tensor._version == version for tensor, version in self.versions)
+
 
 def record(compute: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> Record:
     """What `compute(*inputs)` does with its inputs.

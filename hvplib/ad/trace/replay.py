@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.fx as fx
@@ -12,12 +13,12 @@ from torch import Tensor
 from hvplib.ad.guard import derivative
 from hvplib.ad.trace.emit import emit
 from hvplib.ad.trace.purify import purify
-from hvplib.ad.trace.recorder import record
+from hvplib.ad.trace.recorder import Record, record
 from hvplib.ad.trace.tidy import tidy
 from hvplib.ad.transforms import in_transform
 from hvplib.errors import TraceError
 
-__all__ = ["Program", "Replay"]
+__all__ = ["Program", "Replay", "plain", "pure_record", "same_bits"]
 
 Compute = Callable[..., Sequence[Tensor]]
 
@@ -34,26 +35,36 @@ class Program:
     """
 
     def __init__(self, compute: Compute, inputs: Sequence[Tensor]) -> None:
-        made = record(compute, inputs)
-        if made.restriction:
-            raise TraceError(made.restriction)
-        versions = made.versions
-        if not purify(made.graph, made.traits):
-            module = fx.GraphModule(made.constants, made.graph)
-            made = record(torch.func.functionalize(module, remove="mutations"), inputs)
-            if not purify(made.graph, made.traits):
-                raise TraceError("there are writes that cannot be turned into values")
+        made = pure_record(compute, inputs)
         tidy(made.graph, made.traits, made.constants)
         self.run = emit(made.graph, made.constants, made.traits)
         used = {str(node.target) for node in made.graph.nodes if node.op == "get_attr"}
         self.constants = [tensor for name, tensor in made.constants.items() if name in used]
-        self._sources = [tensor for tensor, _ in versions]
-        self._versions = [version for _, version in versions]
+        self._sources = [tensor for tensor, _ in made.versions]
+        self._versions = [version for _, version in made.versions]
 
     @property
     def holds(self) -> bool:
         """Whether nothing that it was made from has been written to since."""
         return [tensor._version for tensor in self._sources] == self._versions
+
+
+def pure_record(compute: Compute, inputs: Sequence[Tensor]) -> Record:
+    """What `compute(*inputs)` does, without writes, as long as it holds for other numbers.
+
+    Raises:
+        TraceError: It does not, or cannot be run again.
+    """
+    made = record(compute, inputs)
+    if made.restriction:
+        raise TraceError(made.restriction)
+    if purify(made.graph, made.traits):
+        return made
+    module = fx.GraphModule(made.constants, made.graph)
+    again = record(torch.func.functionalize(module, remove="mutations"), inputs)
+    if not purify(again.graph, again.traits):
+        raise TraceError("there are writes that cannot be turned into values")
+    return replace(again, versions=made.versions)
 
 
 class Replay:
@@ -84,11 +95,11 @@ class Replay:
 
     def __call__(self, compute: Compute, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         if self.program is not None and not in_transform() and self.program.holds:
-            return self.program.run(*map(_plain, inputs))
+            return self.program.run(*map(plain, inputs))
         if self.reason or self.program is not None:
-            return compute(*map(_plain, inputs))
+            return compute(*map(plain, inputs))
         begun = time.perf_counter()
-        results = compute(*map(_plain, inputs))
+        results = compute(*map(plain, inputs))
         self._calls += 1
         self._seconds += time.perf_counter() - begun
         if self._seconds > _CALLS * self._seconds / self._calls + self._price and not in_transform():
@@ -101,17 +112,17 @@ class Replay:
             with derivative():
                 # Recorded at other numbers: a program that depends on them gives itself away.
                 program = Program(compute, [_other(x) for x in inputs])
-                again = program.run(*map(_plain, inputs))
+                again = program.run(*map(plain, inputs))
         except (TraceError, RuntimeError, TypeError, ValueError) as error:
             self.reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             return
-        if all(_same_bits(a, b) for a, b in zip(results, again, strict=True)):
+        if all(same_bits(a, b) for a, b in zip(results, again, strict=True)):
             self.program = program
         else:
             self.reason = "the recorded program gives other numbers"
 
 
-def _plain(x: Tensor) -> Tensor:
+def plain(x: Tensor) -> Tensor:
     """x without history, its entries in order: what a program is made for."""
     if x.requires_grad:
         x = x.detach()
@@ -123,6 +134,6 @@ def _other(x: Tensor) -> Tensor:
     return x.detach().flip(list(range(x.dim()))).mul(0.75)
 
 
-def _same_bits(left: Tensor, right: Tensor) -> bool:
+def same_bits(left: Tensor, right: Tensor) -> bool:
     """Whether two tensors hold the same numbers; NaN is equal to NaN here."""
     return left.shape == right.shape and bool(((left == right) | ((left != left) & (right != right))).all())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch.fx as fx
+
+from hvplib.ad.trace.recorder import Trait
 
 __all__ = ["Split", "split"]
 
@@ -18,13 +20,17 @@ class Split:
         primal: Inputs ↦ (results, residuals): what does not depend on the tangents.
         tangent: (residuals, tangents) ↦ products.
         residuals: The nodes of the recorded graph that lead from the one into the other.
-        origin: For each node of the tangent program, the recorded one.
+        origin: For each node of the two programs, the recorded one.
     """
 
     primal: fx.Graph
     tangent: fx.Graph
     residuals: list[fx.Node]
     origin: dict[fx.Node, fx.Node]
+
+    def traits(self, recorded: Mapping[fx.Node, Trait], graph: fx.Graph) -> dict[fx.Node, Trait]:
+        """What is known of the recorded nodes, by the nodes of one of the programs."""
+        return {n: recorded[self.origin[n]] for n in graph.nodes if self.origin.get(n) in recorded}
 
 
 def split(
@@ -43,13 +49,15 @@ def split(
         if any(argument in moving for argument in node.all_input_nodes):
             moving.add(node)
     needed = _ancestors(products, within=moving)
-    residuals = [node for node in graph.nodes if node in needed and node not in moving]
+    kept = [node for node in graph.nodes if node in needed and node not in moving]
+    residuals = [node for node in kept if node.op != "get_attr"]
     inputs = [node for node in graph.nodes if node.op == "placeholder" and node not in moving]
     behind = _ancestors([*results, *residuals])
-    primal, _ = _copied(graph, inputs, [n for n in behind if n.op != "placeholder"], [*results, *residuals])
-    body = [node for node in needed if node in moving and node.op != "placeholder"]
-    tangent, copies = _copied(graph, [*residuals, *tangents], body, products)
-    return Split(primal, tangent, residuals, {copy: node for node, copy in copies.items()})
+    primal, copies = _copied(graph, inputs, list(behind), [*results, *residuals])
+    body = [node for node in needed if node in moving or node.op == "get_attr"]
+    tangent, more = _copied(graph, [*residuals, *tangents], body, products)
+    origin = {copy: node for node, copy in (*copies.items(), *more.items())}
+    return Split(primal, tangent, residuals, origin)
 
 
 def _ancestors(ends: Sequence[fx.Node], within: set[fx.Node] | None = None) -> set[fx.Node]:
@@ -72,7 +80,7 @@ def _copied(
     """A graph of its own with these placeholders and nodes, in the order of the old one."""
     new = fx.Graph()
     copies = {node: new.placeholder(f"input_{number}") for number, node in enumerate(inputs)}
-    wanted = set(body) - copies.keys()
+    wanted = {node for node in body if node.op != "placeholder"} - copies.keys()
     for node in graph.nodes:
         if node in wanted:
             copies[node] = new.node_copy(node, lambda argument: copies[argument])

@@ -1,0 +1,201 @@
+"""The local models of one function at many points, which share what has been recorded of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from hvplib.ad.engines import Engine, GraphEngine
+from hvplib.ad.guard import derivative
+from hvplib.ad.inputs import flatten_primals
+from hvplib.ad.leaves import fresh
+from hvplib.ad.local_model import LocalModel, local_model
+from hvplib.ad.objective import Objective
+from hvplib.ad.randomness import NoRandomness, RandomState
+from hvplib.ad.recorded import RecordedEngine
+from hvplib.ad.strategies import reverse_over_reverse
+from hvplib.ad.trace.replay import plain, same_bits
+from hvplib.ad.trace.second_order import SecondOrder
+from hvplib.ad.verify import probes
+from hvplib.errors import TraceError
+
+__all__ = ["Derivatives"]
+
+# Points at which the graph is made before a program is recorded, and at which a program is held against it.
+_FIRST = 2
+
+
+class Derivatives:
+    """(x, data) ↦ the local model of f(·, data) at x, again and again.
+
+    The first ones keep graphs, as those of `local_model` do. Then f is recorded, once for all points and data
+    of the same shapes, and a further local model costs one run of the program and one evaluation of f: the
+    program is used only where its value is f's own, bit for bit. It is not made for a function that does more
+    than arithmetic with its numbers (control flow that depends on them, noise).
+
+    Args:
+        function: From the data, a tuple, to a function of the primals that returns (value, aux).
+        strategy: As for `local_model`.
+    """
+
+    def __init__(self, function: Callable[[tuple[Any, ...]], Callable[..., Any]], strategy: str) -> None:
+        self._function = function
+        self._strategy = strategy
+        self._families: dict[Hashable, _Family] = {}
+
+    def local_model(
+        self,
+        primals: Any,
+        data: tuple[Any, ...],
+        *,
+        verify: bool,
+        value: Tensor | None = None,
+        noise: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> LocalModel:
+        """The local model at `primals`.
+
+        Args:
+            primals: The point.
+            data: The data.
+            verify: Whether its first product is preceded by checks.
+            value: f there, if it is known from an earlier local model; without it f is evaluated.
+            noise: Sets the random number generators for a function that may draw.
+        """
+        family = self._family(primals, data) if self._strategy == "auto" and not verify else None
+        recorded = family.at(primals, data, value) if family is not None else None
+        if recorded is not None:
+            return recorded
+        with noise():
+            model = local_model(
+                self._function(data), primals, strategy=self._strategy, verify=verify, has_aux=True
+            )
+            if family is not None:
+                family.learn(model, primals, data)
+        return model
+
+    def _family(self, primals: Any, data: tuple[Any, ...]) -> _Family | None:
+        key = _signature((primals, data))
+        if key is None:
+            return None
+        return self._families.setdefault(key, _Family(self._function))
+
+
+class _Family:
+    """Local models whose tensors have the same shapes, and the program for them once there is one."""
+
+    def __init__(self, function: Callable[[tuple[Any, ...]], Callable[..., Any]]) -> None:
+        self._function = function
+        self._seen = 0
+        self._proven = False
+        self._reason = ""
+        self.program: SecondOrder | None = None
+
+    def learn(self, model: LocalModel, primals: Any, data: tuple[Any, ...]) -> None:
+        """Take note of a local model that was made without a program: record, or hold the record to it."""
+        self._seen += 1
+        engine = model.engine
+        if self._reason or self._seen < _FIRST or not isinstance(engine, GraphEngine) or engine.custom:
+            return
+        leaves, spec = flatten_primals(primals)
+        if self.program is None:
+            try:
+                self.program = self._recorded(leaves, spec, data)
+            except (TraceError, RuntimeError, TypeError, ValueError) as error:
+                self._give_up(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+            return
+        (v,) = probes(leaves, 1)
+        value, gradients, residuals = self.program.linearize(leaves, _tensors(data))
+        product = self.program.multiply(residuals, v)
+        expected = [engine.value, *engine.gradient, *engine.product(v)]
+        self._proven = all(map(same_bits, [value, *gradients, *product], expected))
+        if not self._proven:
+            self._give_up("the program gives other numbers elsewhere")
+        elif self._draws(leaves, spec, data):
+            self._give_up("func draws random numbers")
+
+    def at(self, primals: Any, data: tuple[Any, ...], value: Tensor | None) -> LocalModel | None:
+        """The local model by the program; None where it is not to be used (yet).
+
+        Args:
+            primals: The point.
+            data: The data.
+            value: f there, if it is known.
+        """
+        program = self.program
+        if program is None or not self._proven or not program.holds:
+            return None
+        leaves, spec = flatten_primals(primals)
+        points = [plain(x) for x in leaves]
+        objective = Objective(self._function(data), spec, has_aux=True, noise=NoRandomness())
+        with derivative(), torch.enable_grad():
+            if value is None:
+                with objective.session():
+                    value = objective([fresh(x) for x in points], "plain").detach()
+            found, gradients, residuals = program.linearize(points, _tensors(data))
+        if not same_bits(found, value):
+            self._give_up("func changes by more than its arguments")
+            return None
+        graph = partial(_graph_engine, objective, points)
+        engine = RecordedEngine(program, found, gradients, residuals, points, graph)
+        return LocalModel(objective, leaves, spec, engine, verify=False)
+
+    def _draws(self, leaves: Sequence[Tensor], spec: TreeSpec, data: tuple[Any, ...]) -> bool:
+        before = RandomState()
+        objective = Objective(self._function(data), spec, has_aux=True, noise=NoRandomness())
+        with derivative(), torch.enable_grad(), objective.session():
+            objective([fresh(x) for x in leaves], "plain")
+        drawn = not before.is_current()
+        before.restore()
+        return drawn
+
+    def _give_up(self, reason: str) -> None:
+        self.program, self._reason = None, reason
+
+    def _recorded(self, leaves: Sequence[Tensor], spec: TreeSpec, data: tuple[Any, ...]) -> SecondOrder:
+        items, structure = tree_flatten(data)
+        count = len(leaves)
+
+        def compute(*inputs: Tensor) -> Sequence[Tensor]:
+            given = iter(inputs[count : len(inputs) - count])
+            own = [next(given) if isinstance(item, Tensor) else item for item in items]
+            objective = Objective(self._function(tree_unflatten(own, structure)), spec, has_aux=True)
+            with objective.session():
+                outcome = reverse_over_reverse(objective, inputs[:count], inputs[len(inputs) - count :])
+            if objective.escaped or outcome.disconnected:
+                raise TraceError("func turns tensors into numbers, or stops the gradient of its value")
+            return [outcome.value, *outcome.gradient, *outcome.product]
+
+        with derivative(), torch.no_grad():
+            return SecondOrder(compute, [plain(x) for x in leaves], _tensors(data), *probes(leaves, 1))
+
+
+def _graph_engine(objective: Objective, leaves: Sequence[Tensor]) -> Engine:
+    with derivative(), torch.enable_grad(), objective.session():
+        engine = GraphEngine.build(objective, leaves)
+    if isinstance(engine, GraphEngine):
+        return engine
+    raise engine
+
+
+def _tensors(data: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_flatten(data)[0] if isinstance(leaf, Tensor)]
+
+
+def _signature(tree: Any) -> Hashable | None:
+    """What a program depends on beside the numbers in the tensors; None if that cannot be told."""
+    leaves, spec = tree_flatten(tree)
+    described: list[Hashable] = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            described.append((leaf.shape, leaf.stride(), leaf.dtype, leaf.device))
+        elif leaf is None or isinstance(leaf, bool | int | float | str):
+            described.append((type(leaf), leaf))
+        else:
+            return None
+    return str(spec), tuple(described)

@@ -1,0 +1,121 @@
+"""Value, gradient and Hessian products of a function as two programs, for any point and any data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.fx as fx
+from torch import Tensor
+
+from hvplib.ad.guard import derivative
+from hvplib.ad.trace.emit import emit
+from hvplib.ad.trace.replay import Program, pure_record
+from hvplib.ad.trace.split import split
+from hvplib.ad.trace.tidy import tidy
+from hvplib.ad.transforms import without_fallback
+from hvplib.errors import TraceError
+
+__all__ = ["SecondOrder"]
+
+_CONVOLUTION = torch.ops.aten.convolution.default
+_WIDTHS = 4  # of blocks, that programs are kept for
+
+
+class SecondOrder:
+    """(x, data) ↦ (f, ∇f, residuals) and (residuals, v) ↦ ∇²f v, recorded at one point.
+
+    Args:
+        compute: From the tensors of x, of the data and of v to f, then ∇f, then ∇²f v.
+        leaves: x.
+        data: Other tensors that f depends on; what it captures beside them is taken as it is.
+        tangents: v.
+
+    Raises:
+        TraceError: What is computed depends on the numbers by more than arithmetic (value-dependent control
+            flow, random numbers), or cannot be run again.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[..., Sequence[Tensor]],
+        leaves: Sequence[Tensor],
+        data: Sequence[Tensor],
+        tangents: Sequence[Tensor],
+    ) -> None:
+        made = pure_record(compute, [*leaves, *data, *tangents])
+        tidy(made.graph, made.traits, made.constants)
+        inputs = [node for node in made.graph.nodes if node.op == "placeholder"]
+        outputs = list(next(iter(reversed(made.graph.nodes))).args[0])
+        first = 1 + len(leaves)
+        parts = split(made.graph, inputs[len(leaves) + len(data) :], outputs[:first], outputs[first:])
+        self._first = first
+        self._linearize = emit(
+            parts.primal, made.constants, parts.traits(made.traits, parts.primal), apart=first
+        )
+        self._multiply = emit(parts.tangent, made.constants, parts.traits(made.traits, parts.tangent))
+        self._tangent = fx.GraphModule(made.constants, parts.tangent)
+        self._loops = any(node.target is _CONVOLUTION for node in parts.tangent.nodes)
+        self._blocks: dict[int, Program] = {}
+        self._record = made
+
+    def linearize(
+        self, leaves: Sequence[Tensor], data: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """f, ∇f, and what `multiply` needs of the point."""
+        results = self._linearize(*leaves, *data)
+        return results[0], list(results[1 : self._first]), list(results[self._first :])
+
+    def multiply(self, residuals: Sequence[Tensor], tangents: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """∇²f v."""
+        return self._multiply(*residuals, *tangents)
+
+    def multiply_block(
+        self, residuals: Sequence[Tensor], tangents: Sequence[Tensor], width: int
+    ) -> Sequence[Tensor] | None:
+        """∇²f V for `width` vectors along a leading dimension; None where a loop is better, or all there is.
+
+        vmap turns convolutions into grouped ones, two to three times slower a vector than the loop.
+        """
+        if self._loops or width == 1:
+            return None
+        program = self._blocks.get(width)
+        if program is None:
+            try:
+                with derivative():
+                    program = Program(self._pushed(len(residuals)), [*residuals, *tangents])
+            except (TraceError, RuntimeError):
+                self._loops = True
+                return None
+            results = program.run(*residuals, *tangents)
+            singly = self.multiply(residuals, [v[0] for v in tangents])
+            if not all(_close(r[0], s) for r, s in zip(results, singly, strict=True)):
+                self._loops = True
+                return None
+            if len(self._blocks) < _WIDTHS:
+                self._blocks[width] = program
+            return results
+        return program.run(*residuals, *tangents)
+
+    def _pushed(self, count: int) -> Callable[..., Sequence[Tensor]]:
+        """The tangent program for many vectors, the first `count` inputs being the same for all."""
+
+        def push(*inputs: Tensor) -> Sequence[Tensor]:
+            residuals, tangents = inputs[:count], inputs[count:]
+            pushed: Sequence[Tensor] = without_fallback(
+                lambda: torch.func.vmap(lambda *v: self._tangent(*residuals, *v))(*tangents)
+            )
+            return pushed
+
+        return push
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing that it captured has been written to since."""
+        return self._record.holds
+
+
+def _close(left: Tensor, right: Tensor) -> bool:
+    """Whether two results of the same arithmetic in another order agree."""
+    tolerance = torch.finfo(left.dtype).eps ** 0.75
+    return bool((left - right).norm() <= tolerance * right.norm())
