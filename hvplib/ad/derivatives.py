@@ -28,7 +28,7 @@ from hvplib.errors import TraceError
 __all__ = ["Derivatives"]
 
 # Points at which the graph is made before a program is recorded, and at which a program is held against it.
-_FIRST = 2
+_FIRST = 4
 
 
 class Derivatives:
