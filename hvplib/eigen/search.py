@@ -35,8 +35,8 @@ class Search:
 
     It goes through two phases. *Iteration*: Lanczos from the start, restarted when the basis is full, until
     the wanted Ritz pairs have converged, and no other may outgrow them on its way outwards, as one at the
-    other end may in magnitude; their residuals are recomputed, and they are locked. *Missed
-    members*: Lanczos from a random vector beside them, which shows what they lack; what it finds beyond the
+    other end may in magnitude (steps that only wait for that are booked as a search for missed members);
+    their residuals are recomputed, and they are locked. *Missed members*: Lanczos from a random vector beside them, which shows what they lack; what it finds beyond the
     last wanted value is taken in, and another start is made, until one shows nothing more and surely would.
 
     Numbers are in units of the products (`Products.unit`).
@@ -82,6 +82,7 @@ class Search:
         self._strictness = 1.0  # of the estimates, beside the tolerance
         self._confirmations = 0
         self._found = False  # whether this second start has brought something
+        self._awaiting = False  # whether the pairs have converged, and another may yet take the place of one
         self._values = torch.full((task.k,), math.nan, dtype=torch.float64)  # as last looked at
         self._norms = self._values
 
@@ -135,7 +136,8 @@ class Search:
             return self._give_up(Status.MAX_ITER)
         if F.width == 0 and F.count < F.size:
             F.renew(self.random(1))  # the start given was zero
-        if not F.full and F.width and not F.expand(self.products.made_for(self._phase), self.random):
+        purpose = "missed members" if self._awaiting else self._phase
+        if not F.full and F.width and not F.expand(self.products.made_for(purpose), self.random):
             return self._end(Status.NON_FINITE)
         self.num_iter += 1
         self._due -= 1
@@ -184,6 +186,7 @@ class Search:
         self._values, self._norms = ritz.values[wanted], ritz.residual_norms[wanted]
         self.history.append([self.spent, int((ratios <= 1).sum()), worst])
         rivals = task.rivals(ritz.values, ritz.residual_norms, every <= 1, wanted)
+        self._awaiting = worst <= self._strictness and any(rivals)
         if F.width == 0 or (worst <= self._strictness and not any(rivals)):
             self._confirm(ritz, wanted)
         elif F.full:
@@ -212,6 +215,7 @@ class Search:
         if not worst <= 1 and F.width and self._confirmations < _CONFIRMATIONS:
             self._strictness *= 0.5 * max(1 / worst, 1e-3)
             return self._restart(ritz, *self.task.counts(ritz.values[wanted])) if F.full else None
+        self._awaiting = False
         self._first = self._start.seen(ritz.values, ritz.residual_norms)
         if F.width > 1:  # of a block, only the bound on what has not converged is proven
             self._first = [replace(end, residual_norm=math.inf) for end in self._first]
@@ -319,7 +323,7 @@ class Search:
 
     # A search can be put away and taken up again.
 
-    _PLAIN = ("num_iter", "_drawn", "_phase", "_due", "_strictness", "_confirmations", "_found")
+    _PLAIN = ("num_iter", "_drawn", "_phase", "_due", "_strictness", "_confirmations", "_found", "_awaiting")
 
     def state(self) -> dict[str, Any]:
         """All that `load` needs to go on bit for bit, but for the generator's state."""
