@@ -76,8 +76,9 @@ class ModuleLoss:
 
     def __init__(self, model: nn.Module, loss: Callable[..., Any], selected: Mapping[str, Tensor]) -> None:
         self._runner = _Runner(model, loss)
-        self._selected = frozenset(selected)
-        self._buffers = {f"model.{name}": b.detach().clone() for name, b in model.named_buffers()}
+        places = _places(self._runner)
+        self._selected = {name: places[id(parameter)] for name, parameter in selected.items()}
+        self._buffers = [(b.detach().clone(), places[id(b)]) for b in model.buffers()]
         self._modes, self._versions = self._state()
         self.reduction: str | None = getattr(loss, "reduction", None)
 
@@ -93,9 +94,11 @@ class ModuleLoss:
             raise RuntimeError(
                 "parameters that were not selected have changed since this function was made; make a new one"
             )
-        state = {f"model.{name}": value for name, value in params.items()}
-        state.update((name, buffer.clone()) for name, buffer in self._buffers.items())
-        return functional_call(self._runner, state, batch)
+        state = {place: value for name, value in params.items() for place in self._selected[name]}
+        for buffer, where in self._buffers:
+            state.update(dict.fromkeys(where, buffer.clone()))
+        # torch's own way with tied weights leaves a module that stands in two places changed.
+        return functional_call(self._runner, state, batch, tie_weights=False)
 
     def noisy_modules(self) -> list[str]:
         """The modules whose output in their present mode depends on chance or on the rest of the batch."""
@@ -125,6 +128,16 @@ class _Runner(nn.Module):
 
     def forward(self, *batch: Any) -> Any:
         return self.loss(self.model, *batch)
+
+
+def _places(model: nn.Module) -> dict[int, list[str]]:
+    """For each tensor (by its id) where it stands in the model: a name for each module and attribute."""
+    places: dict[int, list[str]] = {}
+    for prefix, module in model.named_modules():  # each module once, wherever it stands
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                places.setdefault(id(tensor), []).append(f"{prefix}.{name}" if prefix else name)
+    return places
 
 
 def select_parameters(model: nn.Module, params: Selection = None) -> dict[str, nn.Parameter]:

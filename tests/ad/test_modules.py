@@ -199,3 +199,21 @@ def test_noisy_modules_are_those_in_train_mode() -> None:
     assert func.noisy_modules() == ["0 (Dropout, train mode)", "1 (BatchNorm1d, train mode)"]
     assert functional_loss(net.eval(), nn.MSELoss())[0].noisy_modules() == []
     assert functional_loss(nn.Bilinear(2, 2, 2), nn.MSELoss())[0].noisy_modules() == []
+
+
+def test_a_module_that_stands_in_two_places_is_put_back() -> None:
+    """torch's functional_call with tied weights leaves other tensors in such a module."""
+    shared = nn.BatchNorm1d(3)
+    model = nn.Sequential(shared, nn.Tanh(), shared, nn.Linear(3, 2)).eval()
+    before = [(module, dict(module._parameters), dict(module._buffers)) for module in model.modules()]
+    x = torch.randn(4, 3)
+    func, theta = functional_loss(model, lambda m: m(x).square().sum())
+    assert torch.equal(func(theta), model(x).square().sum())
+    doubled = func({name: 2 * p for name, p in theta.items()})
+    for module, parameters, buffers in before:
+        assert all(module._parameters[name] is p for name, p in parameters.items())
+        assert all(module._buffers[name] is b for name, b in buffers.items())
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(2)
+    assert torch.equal(doubled, model(x).square().sum())  # both places saw the other parameters
