@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from functools import reduce
 from typing import Any, Literal
 
@@ -80,6 +81,45 @@ class Space:
             [leaf.shape for leaf in leaves],
             [leaf.dtype for leaf in leaves],
             [leaf.device for leaf in leaves],
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each leaf: the keys, indices and attributes on the way to it, with dots between them."""
+        numbered = tree_unflatten(list(range(len(self.shapes))), self.spec)
+        return tuple(".".join(map(_key, path)) for path, _ in tree_flatten_with_path(numbered)[0])
+
+    def indices(self, names: str | Sequence[str]) -> Tensor:
+        """Where leaves lie in a flat vector: integers, ascending.
+
+        Args:
+            names: Names of leaves, glob patterns ("layers.*.weight"), or names that stand before a dot (a
+                layer); one or several.
+
+        Raises:
+            ValueError: A name matches no leaf.
+
+        Example:
+            >>> import torch
+            >>> space = Space.of({"0.weight": torch.ones(2, 1), "0.bias": torch.ones(2)})
+            >>> space.indices("0.bias"), space.indices("0")
+            (tensor([2, 3]), tensor([0, 1, 2, 3]))
+        """
+        chosen = set().union(*(self._matched(n) for n in ([names] if isinstance(names, str) else names)))
+        parts = torch.arange(self.size, device=self.device).split_with_sizes(list(self.sizes))
+        return torch.cat([part for leaf, part in enumerate(parts) if leaf in chosen])
+
+    def _matched(self, name: str) -> set[int]:
+        every = list(enumerate(self.names))
+        for matches in (
+            lambda n: n == name,
+            lambda n: fnmatchcase(n, name),
+            lambda n: n.startswith(f"{name}."),
+        ):
+            if found := {leaf for leaf, n in every if matches(n)}:
+                return found
+        raise ValueError(
+            f"no leaf matches {name!r}; there are {', '.join(n or 'one without a name' for _, n in every)}"
         )
 
     def flatten(self, tree: Any) -> Tensor:
@@ -182,6 +222,11 @@ class Space:
 
     def _converted(self, leaf: Tensor) -> Tensor:
         return leaf.to(device=self.device, dtype=self.dtype)
+
+
+def _key(entry: Any) -> str:
+    """A step on the way to a leaf: a key, an index, or the name of an attribute."""
+    return str(next(getattr(entry, name) for name in ("key", "idx", "name") if hasattr(entry, name)))
 
 
 def _at_least_2d(leaves: Sequence[Tensor]) -> list[Tensor]:

@@ -127,3 +127,16 @@ def test_wrong_shapes_are_refused() -> None:
         space.flatten_block(TREE)
     with pytest.raises(ValueError, match='distribution must be "normal" or "rademacher", got \'uniform\''):
         space.random(generator=0, distribution="uniform")  # type: ignore[arg-type]
+
+
+def test_names_and_indices() -> None:
+    space = Space.of(
+        {"a": [torch.ones(2), {"w": torch.ones(1, 2)}], "b.c": torch.ones(3), "b.d": torch.ones(())}
+    )
+    assert space.names == ("a.0", "a.1.w", "b.c", "b.d")
+    assert space.indices("a").tolist() == [0, 1, 2, 3]
+    assert space.indices("b.*").tolist() == [4, 5, 6, 7]
+    assert space.indices(["b.d", "a.0"]).tolist() == [0, 1, 7]
+    assert Space.of(torch.ones(2)).names == ("",)
+    with pytest.raises(ValueError, match=r"no leaf matches 'c'; there are a\.0, a\.1\.w, b\.c, b\.d"):
+        space.indices("c")
