@@ -46,13 +46,19 @@ if TYPE_CHECKING:
     )
     from hvplib.linear import CG, MINRES, MINRESQLP, solve
     from hvplib.operators import (
+        BlockDiagonal,
         Deflated,
         Diagonal,
         DiagonalPreconditioner,
+        FisherOperator,
         FunctionOperator,
+        GGNOperator,
         HessianOperator,
         Identity,
+        JacobianOperator,
+        Kronecker,
         LowRank,
+        LowRankPlusDiagonal,
         LowRankPreconditioner,
         Matrix,
         NystromPreconditioner,
@@ -72,6 +78,7 @@ __all__ = [
     "LOBPCG",
     "MINRES",
     "MINRESQLP",
+    "BlockDiagonal",
     "CheckReport",
     "Checkpoint",
     "CheckpointError",
@@ -86,15 +93,20 @@ __all__ = [
     "Ending",
     "Estimate",
     "Exact",
+    "FisherOperator",
     "FunctionOperator",
+    "GGNOperator",
     "HessianOperator",
     "HutchPP",
     "Hutchinson",
     "Identity",
+    "JacobianOperator",
+    "Kronecker",
     "Lanczos",
     "LocalJacobian",
     "LocalModel",
     "LowRank",
+    "LowRankPlusDiagonal",
     "LowRankPreconditioner",
     "Matrix",
     "NystromPreconditioner",
@@ -142,7 +154,8 @@ _HOMES = {
     "hvplib.estimate": "DiagonalEstimate Exact Hutchinson HutchPP XDiag XNysTrace XTrace diagonal trace",
     "hvplib.linear": "CG MINRES MINRESQLP solve",
     "hvplib.operators": (
-        "Deflated Diagonal DiagonalPreconditioner FunctionOperator HessianOperator Identity LowRank "
+        "BlockDiagonal Deflated Diagonal DiagonalPreconditioner FisherOperator FunctionOperator GGNOperator "
+        "HessianOperator Identity JacobianOperator Kronecker LowRank LowRankPlusDiagonal "
         "LowRankPreconditioner Matrix NystromPreconditioner Operator Projection SciPyOperator "
         "check_operator scipy_objective"
     ),

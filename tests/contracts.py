@@ -9,13 +9,20 @@ import scipy.sparse
 import torch
 from scipy.sparse.linalg import aslinearoperator
 from torch import Tensor
+from torch.distributions import Normal
 
 from hvplib import (
+    BlockDiagonal,
     Diagonal,
+    FisherOperator,
     FunctionOperator,
+    GGNOperator,
     HessianOperator,
     Identity,
+    JacobianOperator,
+    Kronecker,
     LowRank,
+    LowRankPlusDiagonal,
     Matrix,
     Operator,
     SciPyOperator,
@@ -189,6 +196,62 @@ def _recomputed(dtype: torch.dtype) -> tuple[Operator, Tensor]:
     return regression(dtype, memory_budget=0)
 
 
+def _models(dtype: torch.dtype) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+    """Rows a (7, 3), the same in uneven batches, and a point."""
+    a = numbers(7, 3, dtype=dtype)
+    return a, [a[:4], a[4:6], a[6:]], {"u": numbers(1, 2, dtype=dtype), "v": numbers(1, dtype=dtype)[0]}
+
+
+def _outputs(x: dict[str, Tensor], rows: Tensor) -> Tensor:
+    return rows @ torch.cat([x["u"].flatten(), x["v"][None]])
+
+
+def _ggn(dtype: torch.dtype, **options: object) -> tuple[Operator, Tensor]:
+    a, data, point = _models(dtype)
+    operator = GGNOperator(_outputs, lambda z, _: 0.5 * z.square().mean(), point, data, **options)  # type: ignore[arg-type]
+    return operator, a.mT @ a / 7
+
+
+def _fisher(dtype: torch.dtype, **options: object) -> tuple[Operator, Tensor]:
+    a, data, point = _models(dtype)
+    operator = FisherOperator(_outputs, lambda z, _: Normal(z, 1.0), point, data, **options)  # type: ignore[arg-type]
+    return operator, a.mT @ a / 7
+
+
+def _scores(dtype: torch.dtype) -> tuple[Operator, Tensor]:
+    a, _, point = _models(dtype)
+    residual = a @ torch.cat([point["u"].flatten(), point["v"][None]])
+    operator = FisherOperator(
+        _outputs,
+        lambda z, _: Normal(z, 1.0),
+        point,
+        [a[:4], a[4:]],
+        kind="empirical",
+        targets=lambda rows: torch.zeros(len(rows), dtype=dtype),
+    )
+    return operator, a.mT @ (residual.square().unsqueeze(1) * a) / 7
+
+
+def _jacobian(dtype: torch.dtype) -> tuple[Operator, Tensor]:
+    a, data, point = _models(dtype)
+    return JacobianOperator(_outputs, point, data), a
+
+
+def _block_diagonal(dtype: torch.dtype) -> tuple[Operator, Tensor]:
+    a, b = numbers(2, 2, dtype=dtype), numbers(3, 3, dtype=dtype, seed=1)
+    return BlockDiagonal([a, b]), torch.block_diag(a, b)
+
+
+def _kronecker(dtype: torch.dtype) -> tuple[Operator, Tensor]:
+    a, b = numbers(2, 3, dtype=dtype), numbers(3, 2, dtype=dtype, seed=1)
+    return Kronecker(a, b), torch.kron(a, b)
+
+
+def _low_rank_plus_diagonal(dtype: torch.dtype) -> tuple[Operator, Tensor]:
+    d, u = numbers(5, dtype=dtype).square(), numbers(5, 2, dtype=dtype, seed=1)
+    return LowRankPlusDiagonal(d, u), torch.diag(d) + u @ u.mT
+
+
 OPERATORS: dict[str, Row] = {
     "Identity": _identity,
     "Diagonal": _diagonal,
@@ -217,6 +280,15 @@ OPERATORS: dict[str, Row] = {
     "HessianOperator": _hessian,
     "HessianOperator, batches kept": _kept,
     "HessianOperator, batches recomputed": _recomputed,
+    "GGNOperator, kept": _ggn,
+    "GGNOperator, frugal": lambda dtype: _ggn(dtype, memory_budget=0),
+    "FisherOperator, kept": _fisher,
+    "FisherOperator, frugal": lambda dtype: _fisher(dtype, memory_budget=0),
+    "FisherOperator, empirical": _scores,
+    "JacobianOperator": _jacobian,
+    "BlockDiagonal": _block_diagonal,
+    "Kronecker": _kronecker,
+    "LowRankPlusDiagonal": _low_rank_plus_diagonal,
 }
 
 

@@ -68,6 +68,11 @@ class LocalJacobian:
         """Bytes that the kept linearisation holds beyond the primals (0 once released)."""
         return 0 if self._linearization is None else self._linearization.nbytes
 
+    @property
+    def transferable(self) -> bool:
+        """Whether what is proven of products here holds at other points too: not with custom functions."""
+        return not self._custom
+
     def jvp(self, v: Any) -> Any:
         """J v, a pytree like r(x), for a pytree `v` like x.
 

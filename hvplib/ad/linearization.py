@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.autograd.forward_ad as fwAD
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from hvplib.ad.backward import materialized, pulled_back
 from hvplib.ad.dual import make_dual, with_formulas_if_needed
 from hvplib.ad.graph import GraphFacts, graph_facts
 from hvplib.ad.guard import derivative
-from hvplib.ad.leaves import fresh, ordinary
+from hvplib.ad.leaves import apart, fresh, ordinary
 from hvplib.ad.objective import Objective
 from hvplib.ad.pullback import Pullback
+from hvplib.ad.pushed_linear import LinearInPlace
 from hvplib.ad.report import Attempt, Check, Report
 from hvplib.ad.select import failing_op, is_missing_derivative
 from hvplib.errors import DerivativeError, OutputError
 from hvplib.space import Space
 
-__all__ = ["DOUBLE_BACKWARD", "FORWARD", "Linearization", "pushed_forward"]
+__all__ = ["DOUBLE_BACKWARD", "FORWARD", "Linearization", "output_space", "pushed_forward", "pushed_tree"]
+__all__ += ["refuse_missing"]
 
 DOUBLE_BACKWARD, FORWARD = "double-backward", "forward"
 _dual: Any = fwAD  # its functions carry no types
@@ -154,28 +158,43 @@ class Linearization:
         except _FAILURES as error:
             if isinstance(error, DerivativeError) or not is_missing_derivative(error):
                 raise
-            _refuse(error, self.attempts)
+            refuse_missing(error, self.attempts)
 
 
 def pushed_forward(
     objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor], space: Space
 ) -> Tensor:
     """J v (m,) by dual numbers: one evaluation of func, nothing kept."""
+    return space.flatten(pushed_tree(objective, primals, tangents))
+
+
+def pushed_tree(
+    objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor], *, graph: bool = True
+) -> Any:
+    """J v as a pytree like what func returns, by dual numbers.
+
+    With `graph` func sees leaves that require grad: torch then picks kernels that have derivatives. Without,
+    no graph of the evaluation is made, which takes as little memory as one without derivatives.
+    """
     with derivative(), torch.enable_grad(), objective.session():
-        return with_formulas_if_needed(lambda: _pushed_forward(objective, primals, tangents, space))
+        return with_formulas_if_needed(lambda: _pushed_tree(objective, primals, tangents, graph))
 
 
-def _pushed_forward(
-    objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor], space: Space
-) -> Tensor:
-    with fwAD.dual_level():
-        # Leaves that require grad: torch then picks kernels that have derivatives.
-        leaves = [fresh(x) for x in primals]
+def _pushed_tree(
+    objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor], graph: bool
+) -> Any:
+    saving = nullcontext() if graph else LinearInPlace()
+    with fwAD.dual_level(), saving:
+        leaves = [fresh(x) if graph else apart(ordinary(x.detach())) for x in primals]
         duals = [make_dual(x, ordinary(v)) for x, v in zip(leaves, tangents, strict=True)]
-        flat = space.flatten(objective.evaluate(duals, "forward"))
-        primal, tangent = _dual.unpack_dual(flat)
-        pushed: Tensor = primal.new_zeros(primal.shape) if tangent is None else tangent
-        return pushed.detach()
+        output, spec = tree_flatten(objective.evaluate(duals, "forward"))
+        return tree_unflatten([_tangent(leaf) for leaf in output], spec)
+
+
+def _tangent(leaf: Tensor) -> Tensor:
+    primal, tangent = _dual.unpack_dual(leaf)
+    pushed: Tensor = primal.new_zeros(primal.shape) if tangent is None else tangent
+    return pushed.detach()
 
 
 def output_space(output: Any) -> Space:
@@ -200,7 +219,8 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
 
 
-def _refuse(error: Exception, attempts: Sequence[Attempt]) -> NoReturn:
+def refuse_missing(error: Exception, attempts: Sequence[Attempt]) -> NoReturn:
+    """Raise the DerivativeError for an operation that torch has no derivative of."""
     op = failing_op(error)
     tried = "".join(f"\n  {attempt}" for attempt in attempts)
     raise DerivativeError(

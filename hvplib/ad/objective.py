@@ -65,7 +65,7 @@ class Objective:
         self.functional = functional
         self._noise = noise or RandomState()
         self._outside = self._noise
-        self._evaluated = False
+        self._evaluated = noise is not None
         self.writes = Writes()
         self.stops = Stops()
         self.used: set[str] = set()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -39,6 +41,16 @@ class RandomState:
         """Remember this generator's present state, unless it is remembered already."""
         if generator not in self._named:
             self._named[generator] = generator.get_state()
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Run a block with the generators as they were when this was made, and put them back."""
+        outside = self.again()
+        self.restore()
+        try:
+            yield
+        finally:
+            outside.restore()
 
     def is_current(self) -> bool:
         """Whether the global generators are as they were."""

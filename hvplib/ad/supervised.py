@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Supervised", "supervised"]
+__all__ = ["Supervised", "beside", "number_of_terms", "pair", "supervised"]
 
 
 def supervised(criterion: Callable[[Any, Any], Tensor]) -> Supervised:
@@ -52,14 +52,9 @@ class Supervised:
 
     def __call__(self, model: nn.Module, batch: Any) -> Any:
         """The value, or (value, weight) where the number of terms of the mean is known."""
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            got = f"{len(batch)} items" if isinstance(batch, tuple | list) else type(batch).__name__
-            raise TypeError(
-                f"supervised expects batches (x, y), got {got}; write a loss(model, batch) for other batches"
-            )
-        x, y = (_beside(model, part) for part in batch)
+        x, y = (beside(next(iter(model.parameters()), None), part) for part in pair(batch, _REMEDY))
         value = self.criterion(model(x), y)
-        weight = _number_of_terms(self.criterion, y) if self.reduction == "mean" else None
+        weight = number_of_terms(self.criterion, y) if self.reduction == "mean" else None
         return value if weight is None else (value, weight)
 
 
@@ -76,7 +71,7 @@ _ELEMENTWISE = (
 )
 
 
-def _number_of_terms(criterion: Any, target: Any) -> Tensor | float | None:
+def number_of_terms(criterion: Any, target: Any) -> Tensor | float | None:
     """What the mean of `criterion` divides by; None where only the number of examples is known."""
     if isinstance(criterion, _ELEMENTWISE):
         return float(target.numel())
@@ -89,6 +84,17 @@ def _number_of_terms(criterion: Any, target: Any) -> Tensor | float | None:
     return terms.sum()
 
 
-def _beside(model: nn.Module, part: Any) -> Any:
-    parameter = next(iter(model.parameters()), None)
-    return part.to(parameter.device) if isinstance(part, Tensor) and parameter is not None else part
+_REMEDY = "supervised expects batches (x, y), got {}; write a loss(model, batch) for other batches"
+
+
+def pair(batch: Any, remedy: str) -> tuple[Any, Any]:
+    """x and y of a batch (x, y); `remedy` is the message for any other, with a place for what it is."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        got = f"{len(batch)} items" if isinstance(batch, tuple | list) else type(batch).__name__
+        raise TypeError(remedy.format(got))
+    return batch[0], batch[1]
+
+
+def beside(tensor: Tensor | None, part: Any) -> Any:
+    """A part of a batch, on the device of a tensor if it is one too."""
+    return part.to(tensor.device) if isinstance(part, Tensor) and tensor is not None else part

@@ -16,7 +16,10 @@ from hvplib.operators.data import changed, fingerprint, length
 from hvplib.operators.noise import replayed
 from hvplib.space import Space
 
-__all__ = ["BatchSum", "Term"]
+__all__ = ["BatchSum", "MayKeep", "Term", "in_chunks"]
+
+# Whether so many more bytes may be kept from product to product.
+MayKeep = Callable[[int], bool]
 
 # Of the memory that is free at the start, for the linearisations that are kept.
 _KEPT_SHARE = 0.5
@@ -29,10 +32,12 @@ _COMPARED_BATCHES = 2
 class Term(Protocol):
     """What one batch contributes, linearised: `hvplib.LocalModel` is one. Its `aux` is the batch's weight."""
 
-    value: Tensor
-    gradient: Any
-    aux: Any
-
+    @property
+    def value(self) -> Tensor: ...
+    @property
+    def gradient(self) -> Any: ...
+    @property
+    def aux(self) -> Any: ...
     @property
     def report(self) -> Report: ...
     @property
@@ -51,8 +56,8 @@ class BatchSum:
     0 counts for nothing, even where its loss is not a number.
 
     Args:
-        linearize: From (arguments (batch,) or (), index, whether to verify, the value if it is known) to the
-            batch's `Term`.
+        linearize: From (arguments (batch,) or (), index, whether to verify, the value if it is known, whether
+            so many more bytes may be kept) to the batch's `Term`.
         data: Re-iterable of batches; None for one term without data.
         space: Space of the parameters.
         memory_budget: Bytes for linearisations that are kept from product to product, "auto" for half of the
@@ -75,7 +80,7 @@ class BatchSum:
 
     def __init__(
         self,
-        linearize: Callable[[tuple[Any, ...], int, bool, Tensor | None], Term],
+        linearize: Callable[[tuple[Any, ...], int, bool, Tensor | None, MayKeep], Term],
         data: Iterable[Any] | None,
         *,
         space: Space,
@@ -137,27 +142,23 @@ class BatchSum:
         if X.shape[1] == 1:
             tangent = self._space.unflatten(X[:, 0])
             parts = (
-                (self._space.flatten(term.hvp(tangent)), weight) for term, weight, _ in self._live_terms()
+                (self._space.flatten(term.hvp(tangent)), weight) for term, weight, _ in self.live_terms()
             )
             return _weighted_sum(parts).unsqueeze(1)
         return _weighted_sum(
-            (self._block(term, X, nbytes), weight) for term, weight, nbytes in self._live_terms()
+            (self._block(term, X, nbytes), weight) for term, weight, nbytes in self.live_terms()
         )
 
     def _block(self, term: Term, X: Tensor, nbytes: int) -> Tensor:
         """H_b X, so many columns at a time as memory allows."""
-        count = X.shape[1]
-        result = torch.empty(count, self._space.size, dtype=X.dtype, device=X.device).mT
+        space = self._space
 
-        def run(start: int, stop: int) -> None:
-            columns = term.hvp_block(self._space.unflatten_block(X[:, start:stop]))
-            result[:, start:stop] = self._space.flatten_block(columns)
+        def product(columns: Tensor) -> Tensor:
+            return space.flatten_block(term.hvp_block(space.unflatten_block(columns)))
 
-        per_vector = nbytes + 2 * self._space.size * X.element_size()
-        with_backoff(run, count, chunk_width(per_vector, count, X.device))
-        return result
+        return in_chunks(product, X, space.size, nbytes)
 
-    def _live_terms(self) -> Iterator[tuple[Term, float, int]]:
+    def live_terms(self) -> Iterator[tuple[Term, float, int]]:
         """The terms that count, with weight and size: those kept, and the others computed anew."""
         if self._all_kept is not None:
             yield from self._all_kept
@@ -169,7 +170,7 @@ class BatchSum:
             if self._weights[index] == 0:
                 continue
             term = self._terms[index] or self._linearize(
-                arguments, index, self.verify_again, self._values[index]
+                arguments, index, self.verify_again, self._values[index], _nothing
             )
             yield term, self._weights[index], self._nbytes[index]
             if self._terms[index] is None:
@@ -184,7 +185,7 @@ class BatchSum:
 
     def _append(self, arguments: tuple[Any, ...], index: int) -> None:
         """Take in one batch at the first pass."""
-        term = self._linearize(arguments, index, self.verify_again, None)
+        term = self._linearize(arguments, index, self.verify_again, None, self._may_keep)
         weight = _weight(term.aux)
         self._weights.append(weight)
         self._values.append(term.value)
@@ -213,19 +214,23 @@ class BatchSum:
         self._nbytes.append(nbytes)
 
     def _fits(self, nbytes: int) -> bool:
-        """Whether so many more bytes may be kept."""
+        """Keep so many more bytes, if they may be; they are there already."""
+        fits = self._may_keep(nbytes, present=nbytes)
+        if fits:
+            self._kept += nbytes
+        return fits
+
+    def _may_keep(self, nbytes: int, present: int = 0) -> bool:
+        """Whether so many more bytes may be kept, of which some are there already."""
         total = self._kept + nbytes
         if self._budget == "auto" and total > _WORTH_A_LOOK:
             # What is kept is no longer free; the batch at hand is there, but may have to go.
-            self._budget = int(_KEPT_SHARE * (free_bytes(self._space.device) + total))
-        fits = self._budget == "auto" or total <= self._budget
-        if fits:
-            self._kept = total
-        return fits
+            self._budget = int(_KEPT_SHARE * (free_bytes(self._space.device) + self._kept + present))
+        return self._budget == "auto" or total <= self._budget
 
     def _compare_calls(self, term: Term, arguments: tuple[Any, ...], index: int) -> None:
         self._check_next = False
-        again = self._linearize(arguments, index, False, None)
+        again = self._linearize(arguments, index, False, None, _nothing)
         first, second = self._space.flatten(term.gradient), self._space.flatten(again.gradient)
         again.release()
         if not bool(first.isfinite().all()):
@@ -253,6 +258,31 @@ class BatchSum:
             raise RuntimeError(changed(self._data, f"more than the {self.num_batches} batches of the first"))
         if fingerprint(arguments) != self._prints[index]:
             raise RuntimeError(changed(self._data, f"another batch number {index}"))
+
+
+def in_chunks(product: Callable[[Tensor], Tensor], X: Tensor, rows: int, nbytes: int) -> Tensor:
+    """A X for X (n, k), so many columns at a time as memory allows.
+
+    Args:
+        product: From columns to (rows, number of columns).
+        X: (n, k).
+        rows: Of the result.
+        nbytes: Bytes that a product works on for each column, beside the columns themselves.
+    """
+    count = X.shape[1]
+    result = torch.empty(count, rows, dtype=X.dtype, device=X.device).mT
+
+    def run(start: int, stop: int) -> None:
+        result[:, start:stop] = product(X[:, start:stop])
+
+    per_vector = nbytes + (X.shape[0] + rows) * X.element_size()
+    with_backoff(run, count, chunk_width(per_vector, count, X.device))
+    return result
+
+
+def _nothing(_nbytes: int) -> bool:
+    """What is recomputed at each pass keeps nothing."""
+    return False
 
 
 def _weighted_sum(parts: Iterable[tuple[Tensor, float]]) -> Tensor:

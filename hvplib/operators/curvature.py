@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from hvplib.ad.derivatives import Derivatives
-from hvplib.ad.inputs import check_strategy, flatten_primals
+from hvplib.ad.inputs import check_strategy
 from hvplib.ad.modules import Selection, functional_loss
-from hvplib.ad.report import Report
-from hvplib.operators.base import Operator
-from hvplib.operators.batches import BatchSum, Term
-from hvplib.operators.data import check_data, example_count
+from hvplib.operators.batches import MayKeep, Term
 from hvplib.operators.noise import seeded
-from hvplib.space import Space
+from hvplib.operators.over_data import DataOptions, LossOperator, loss_and_weight
 
 __all__ = ["HessianOperator"]
 
 
-class HessianOperator(Operator):
+class HessianOperator(LossOperator):
     """v ↦ ∇²f(x) v, where f is a function, or the mean of a loss over mini-batches.
 
     With data, f = Σ_b w_b f_b / Σ_b w_b over the batches b, whose losses f_b are means. The weight w_b is
@@ -98,45 +93,24 @@ class HessianOperator(Operator):
         _derivatives: Derivatives | None = None,
     ) -> None:
         check_strategy(strategy)
-        check_data(data)
-        _check_options(data, weight, reduction, memory_budget, seed)
-        flatten_primals(primals)
-        self.primals = tree_map(_copied, primals)
-        space = Space.of(self.primals)
         # Shared with the operators at other points, so that what is recorded of func serves there too.
         self._derivatives = _derivatives or Derivatives(partial(_of_batch, func, weight, reduction), strategy)
-        super().__init__((space.size, space.size), space.dtype, space.device, symmetric=True, domain=space)
-        self._reduction = reduction
-        noisy: list[str] = getattr(func, "noisy_modules", list)()
-        self._sum = BatchSum(
-            partial(_linearize, self._derivatives, self.primals, seed),
-            data,
-            space=space,
-            memory_budget=memory_budget,
-            verify=verify,
-            check_deterministic=check_deterministic,
-            seed=seed,
-            suspect=f"the loss, perhaps through {', '.join(noisy)}," if noisy else "the function itself",
-            bar=_bar if progress else _no_bar,
+        options = DataOptions(
+            data, weight, reduction, verify, check_deterministic, memory_budget, seed, progress
         )
-        self.notes = tuple(f"{name} keeps one noise, or the statistics of each batch" for name in noisy)
-        self.total_weight = self._sum.total_weight
-        self.flat_gradient = self._sum.gradient / self._divisor
-        self.value = self._sum.value / self._divisor
+        super().__init__(
+            partial(_linearize, self._derivatives, seed),
+            primals,
+            options,
+            noisy_modules=getattr(func, "noisy_modules", list)(),
+        )
         # The operator of the same function at another point; holds nothing of this one.
-        self._elsewhere = partial(
-            type(self),
+        self._elsewhere: Callable[..., HessianOperator] = partial(
+            cast(Any, type(self)),
             func,
             _derivatives=self._derivatives,
-            data=data,
-            weight=weight,
-            reduction=reduction,
             strategy=strategy,
-            verify=self._sum.verify_again,
-            check_deterministic=False,
-            memory_budget=memory_budget,
-            seed=seed,
-            progress=progress,
+            **self._options_elsewhere(),
         )
 
     @classmethod
@@ -190,43 +164,16 @@ class HessianOperator(Operator):
         """
         return self._elsewhere(primals, **changes)
 
-    @property
-    def gradient(self) -> Any:
-        """∇f(x), a pytree like x."""
-        assert self.domain is not None
-        return self.domain.unflatten(self.flat_gradient)
-
-    @property
-    def report(self) -> Report | None:
-        """How products are computed, and the checks that the way has passed."""
-        return self._sum.report
-
-    @property
-    def num_batches(self) -> int:
-        """How many batches there are."""
-        return self._sum.num_batches
-
-    @property
-    def num_kept(self) -> int:
-        """How many batches stay differentiated from product to product."""
-        return self._sum.num_kept
-
-    @property
-    def _divisor(self) -> float:
-        return self.total_weight if self._reduction == "mean" else 1.0
-
-    def _matmat_torch(self, X: Tensor) -> Tensor:
-        return self._sum.product(X).div_(self._divisor)
-
 
 def _linearize(
     derivatives: Derivatives,
-    primals: Any,
     seed: int,
+    primals: Any,
     arguments: tuple[Any, ...],
     index: int,
     verify: bool,
     value: Tensor | None,
+    _may_keep: MayKeep,
 ) -> Term:
     return derivatives.local_model(
         primals, arguments, verify=verify, value=value, noise=partial(seeded, seed, index)
@@ -239,57 +186,4 @@ def _of_batch(
     reduction: str,
     arguments: tuple[Any, ...],
 ) -> Callable[..., Any]:
-    return partial(_loss_and_weight, func, weight, reduction, arguments)
-
-
-def _loss_and_weight(
-    func: Callable[..., Any],
-    weight: Callable[[Any], Any] | None,
-    reduction: str,
-    arguments: tuple[Any, ...],
-    *primals: Any,
-) -> tuple[Any, Any]:
-    """The value of one batch and its weight, from whichever of the three sources there is."""
-    output = func(*primals, *arguments)
-    returned = None
-    if type(output) is tuple and len(output) == 2:
-        output, returned = output
-    if returned is not None and (weight is not None or reduction == "sum"):
-        raise ValueError(
-            'the loss returns a weight, which a sum (reduction="sum") has no use for; return the loss alone'
-            if reduction == "sum"
-            else "the loss returns a weight and weight= gives another; keep one of them"
-        )
-    if reduction == "sum" or not arguments:
-        return output, 1.0
-    if returned is None:
-        returned = example_count(arguments[0]) if weight is None else weight(arguments[0])
-    return output, returned
-
-
-def _check_options(data: Any, weight: Any, reduction: Any, memory_budget: Any, seed: Any) -> None:
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f'reduction must be "mean" or "sum", got {reduction!r}')
-    if weight is not None and not callable(weight):
-        raise TypeError(f"weight must be a function of a batch, got {type(weight).__name__}")
-    if weight is not None and (data is None or reduction == "sum"):
-        raise ValueError('weight is for means over data; leave it out without data or with reduction="sum"')
-    if memory_budget != "auto" and not (isinstance(memory_budget, int) and memory_budget >= 0):
-        raise ValueError(f'memory_budget must be "auto" or a number of bytes, got {memory_budget!r}')
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be a non-negative integer, got {seed!r}")
-
-
-def _copied(leaf: Tensor) -> Tensor:
-    with torch.no_grad():
-        return leaf.detach().clone(memory_format=torch.contiguous_format)
-
-
-def _bar(items: Iterable[Any], description: str, total: int | None) -> Iterable[Any]:
-    from hvplib.progress import bar
-
-    return bar(items, description, total)
-
-
-def _no_bar(items: Iterable[Any], _description: str, _total: int | None) -> Iterable[Any]:
-    return items
+    return partial(loss_and_weight, func, weight, reduction, arguments)

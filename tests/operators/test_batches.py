@@ -45,7 +45,9 @@ def make(
     space = Space.of(torch.ones(3))
     log: list[Any] = []
 
-    def linearize(arguments: tuple[Any, ...], index: int, verify: bool, value: Tensor | None) -> Scale:
+    def linearize(
+        arguments: tuple[Any, ...], index: int, verify: bool, value: Tensor | None, may_keep: Any
+    ) -> Scale:
         log.append(("linearize", arguments[0], index, verify))
         return Scale(arguments[0], log, nbytes, limit, space)
 

@@ -1,0 +1,187 @@
+"""Peak memory of curvature products of a language model with a large vocabulary, beside its gradient."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.memory import measured_in_child, peak_growth
+from benchmarks.tables import arguments, figure, publish, table
+
+VOCABULARY = 50_000
+SHAPES = {"1024 positions, 2 layers": (1, 1024, 2), "2 × 1024 positions, 4 layers": (2, 1024, 4)}
+WIDTH = 128
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.mix, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            part.unflatten(-1, (4, -1)).transpose(1, 2) for part in self.mix(self.first(x)).chunk(3, -1)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(y.transpose(1, 2).flatten(2))
+        return x + self.down(F.gelu(self.up(self.second(x))))
+
+
+class GPT(nn.Module):
+    """A GPT with tied weights."""
+
+    def __init__(self, vocabulary: int, layers: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, WIDTH)
+        self.blocks = nn.Sequential(*(Block(WIDTH) for _ in range(layers)), nn.LayerNorm(WIDTH))
+        nn.init.normal_(self.tokens.weight, std=0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.linear(self.blocks(self.tokens(tokens)), self.tokens.weight)
+
+
+def problem(vocabulary: int, batch: int, length: int, layers: int) -> tuple[GPT, Tensor, Tensor]:
+    torch.manual_seed(0)
+    model = GPT(vocabulary, layers)
+    x = torch.randint(vocabulary, (batch, length))
+    y = x.roll(-1, 1)
+    y[:, -1] = -100
+    return model, x, y
+
+
+def loss(z: Tensor, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    y = batch[1]
+    return F.cross_entropy(z.flatten(0, 1), y.flatten()), (y != -100).sum()
+
+
+def gradient(model: GPT, x: Tensor, y: Tensor) -> Any:
+    return torch.autograd.grad(loss(model(x), (x, y))[0], list(model.parameters()))
+
+
+def ggn(model: GPT, x: Tensor, y: Tensor) -> Any:
+    from hvplib import GGNOperator
+
+    G = GGNOperator.from_module(model, loss, [(x, y)], memory_budget=0)
+    return G @ torch.ones(G.shape[1])
+
+
+def unverified_ggn(model: GPT, x: Tensor, y: Tensor) -> Any:
+    from hvplib import GGNOperator
+
+    G = GGNOperator.from_module(
+        model, loss, [(x, y)], memory_budget=0, verify=False, check_deterministic=False
+    )
+    return G @ torch.ones(G.shape[1])
+
+
+def fisher(kind: str) -> Callable[[GPT, Tensor, Tensor], Any]:
+    def run(model: GPT, x: Tensor, y: Tensor) -> Any:
+        from hvplib import FisherOperator
+
+        F_ = FisherOperator.from_module(
+            model,
+            nn.CrossEntropyLoss(),
+            [(x, y)],
+            forward=_rows,
+            targets=_flat_targets,
+            kind=kind,
+            memory_budget=0,
+        )
+        return F_ @ torch.ones(F_.shape[1])
+
+    return run
+
+
+def _rows(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return model(batch[0]).flatten(0, 1)
+
+
+def _flat_targets(batch: tuple[Tensor, Tensor]) -> Tensor:
+    return batch[1].flatten()
+
+
+def curvlinops(model: GPT, x: Tensor, y: Tensor) -> Any:
+    from curvlinops import GGNLinearOperator
+
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.model(x).flatten(0, 1)
+
+    G = GGNLinearOperator(
+        Rows(),
+        nn.CrossEntropyLoss(),
+        dict(model.named_parameters()),
+        [(x, y)],
+        check_deterministic=False,
+        num_per_example_loss_terms=x.shape[1],
+    )
+    return G @ torch.ones(G.shape[1])
+
+
+RUNS: dict[str, Callable[[GPT, Tensor, Tensor], Any]] = {
+    "gradient": gradient,
+    "GGNOperator": ggn,
+    "GGNOperator, unverified": unverified_ggn,
+    "FisherOperator, exact": fisher("exact"),
+    "FisherOperator, mc": fisher("mc"),
+    "FisherOperator, empirical": fisher("empirical"),
+    "curvlinops' GGN": curvlinops,
+}
+
+
+def child(name: str, shape: str) -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    run = RUNS[name]
+    small = problem(100, 1, 8, 1)
+    large = problem(VOCABULARY, *SHAPES[shape])
+    print(peak_growth(lambda: run(*large), lambda: run(*small)))
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    options = parser.parse_args()
+    sections = {}
+    for shape, (batch, length, _) in list(SHAPES.items())[: 1 if options.quick else None]:
+        logits = 4 * batch * length * VOCABULARY
+        rows: dict[str, list[str]] = {}
+        base = 0
+        for name in RUNS:
+            peak = measured_in_child("benchmarks.vocabulary", ["--child", name, shape], timeout=900)
+            if isinstance(peak, str):
+                rows[name] = [peak, "", ""]
+                continue
+            base = base or peak
+            rows[name] = [
+                f"{peak / 2**20:.0f}",
+                figure(peak / base),
+                figure(peak / (1.3 * base + logits)),
+            ]
+        columns = ("peak beyond the model, MiB", "times the gradient's", "share of 1.3 gradients + logits")
+        sections[f"{shape}; logits of {logits / 2**20:.0f} MiB"] = table("", columns, rows)
+    publish(
+        "vocabulary",
+        "Memory of curvature products with a vocabulary of 50 000",
+        sections,
+        packages=("hvplib", "curvlinops-for-pytorch"),
+        save=options.save,
+    )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        child(*sys.argv[2:4])
+    else:
+        main()
