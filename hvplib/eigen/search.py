@@ -36,7 +36,8 @@ class Search:
     It goes through two phases. *Iteration*: Lanczos from the start, restarted when the basis is full, until
     the wanted Ritz pairs have converged, and no other may outgrow them on its way outwards, as one at the
     other end may in magnitude (steps that only wait for that are booked as a search for missed members);
-    their residuals are recomputed, and they are locked. *Missed members*: Lanczos from a random vector beside them, which shows what they lack; what it finds beyond the
+    their residuals are recomputed, and they are locked. *Missed members*: Lanczos from a random vector
+    beside them, which shows what they lack; what it finds beyond the
     last wanted value is taken in, and another start is made, until one shows nothing more and surely would.
 
     Numbers are in units of the products (`Products.unit`).
