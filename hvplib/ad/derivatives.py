@@ -13,14 +13,14 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from hvplib.ad.engines import Engine, GraphEngine
 from hvplib.ad.guard import derivative
-from hvplib.ad.inputs import flatten_primals
+from hvplib.ad.inputs import Engines, flatten_primals
 from hvplib.ad.leaves import fresh
 from hvplib.ad.local_model import LocalModel, local_model
 from hvplib.ad.objective import Objective
 from hvplib.ad.randomness import NoRandomness, RandomState
 from hvplib.ad.recorded import RecordedEngine
 from hvplib.ad.strategies import reverse_over_reverse
-from hvplib.ad.trace.replay import plain, same_bits
+from hvplib.ad.trace.replay import plain, same_bits, same_numbers
 from hvplib.ad.trace.second_order import SecondOrder
 from hvplib.ad.verify import probes
 from hvplib.errors import TraceError
@@ -41,12 +41,18 @@ class Derivatives:
 
     Args:
         function: From the data, a tuple, to a function of the primals that returns (value, aux).
-        strategy: As for `local_model`.
+        strategy, engine: As for `local_model`.
     """
 
-    def __init__(self, function: Callable[[tuple[Any, ...]], Callable[..., Any]], strategy: str) -> None:
+    def __init__(
+        self,
+        function: Callable[[tuple[Any, ...]], Callable[..., Any]],
+        strategy: str,
+        engine: Engines = "auto",
+    ) -> None:
         self._function = function
         self._strategy = strategy
+        self._engine = engine
         self._families: dict[Hashable, _Family] = {}
 
     def local_model(
@@ -67,13 +73,19 @@ class Derivatives:
             value: f there, if it is known from an earlier local model; without it f is evaluated.
             noise: Sets the random number generators for a function that may draw.
         """
-        family = self._family(primals, data) if self._strategy == "auto" and not verify else None
+        shared = self._strategy == "auto" and self._engine != "graph" and not verify
+        family = self._family(primals, data) if shared else None
         recorded = family.at(primals, data, value) if family is not None else None
         if recorded is not None:
             return recorded
         with noise():
             model = local_model(
-                self._function(data), primals, strategy=self._strategy, verify=verify, has_aux=True
+                self._function(data),
+                primals,
+                strategy=self._strategy,
+                verify=verify,
+                has_aux=True,
+                engine="record" if self._engine == "compile" and family is not None else self._engine,
             )
             if family is not None:
                 family.learn(model, primals, data)
@@ -83,14 +95,16 @@ class Derivatives:
         key = _signature((primals, data))
         if key is None:
             return None
-        return self._families.setdefault(key, _Family(self._function))
+        return self._families.setdefault(key, _Family(self._function, self._engine == "compile"))
 
 
 class _Family:
     """Local models whose tensors have the same shapes, and the program for them once there is one."""
 
-    def __init__(self, function: Callable[[tuple[Any, ...]], Callable[..., Any]]) -> None:
+    def __init__(self, function: Callable[[tuple[Any, ...]], Callable[..., Any]], compile: bool) -> None:
         self._function = function
+        self._compile = compile
+        self._same = same_numbers if compile else same_bits
         self._seen = 0
         self._proven = False
         self._reason = ""
@@ -113,7 +127,7 @@ class _Family:
         value, gradients, residuals = self.program.linearize(leaves, _tensors(data))
         product = self.program.multiply(residuals, v)
         expected = [engine.value, *engine.gradient, *engine.product(v)]
-        self._proven = all(map(same_bits, [value, *gradients, *product], expected))
+        self._proven = all(map(self._same, [value, *gradients, *product], expected))
         if not self._proven:
             self._give_up("the program gives other numbers elsewhere")
         elif self._draws(leaves, spec, data):
@@ -138,7 +152,7 @@ class _Family:
                 with objective.session():
                     value = objective([fresh(x) for x in points], "plain").detach()
             found, gradients, residuals = program.linearize(points, _tensors(data))
-        if not same_bits(found, value):
+        if not self._same(found, value):
             self._give_up("func changes by more than its arguments")
             return None
         graph = partial(_graph_engine, objective, points)
@@ -172,7 +186,8 @@ class _Family:
             return [outcome.value, *outcome.gradient, *outcome.product]
 
         with derivative(), torch.no_grad():
-            return SecondOrder(compute, [plain(x) for x in leaves], _tensors(data), *probes(leaves, 1))
+            points, (v,) = [plain(x) for x in leaves], probes(leaves, 1)
+            return SecondOrder(compute, points, _tensors(data), v, compile=self._compile)
 
 
 def _graph_engine(objective: Objective, leaves: Sequence[Tensor]) -> Engine:

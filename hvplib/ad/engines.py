@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hvplib.ad.guard import derivative
 from hvplib.ad.hvp import product as product_by
+from hvplib.ad.inputs import Engines
 from hvplib.ad.leaves import fresh, ordinary
 from hvplib.ad.objective import Objective
 from hvplib.ad.pullback import Pullback
@@ -83,13 +84,18 @@ class GraphEngine(Engine):
     """The graph of the gradient, kept: a product is one backward pass through it, or a record of one."""
 
     def __init__(
-        self, leaves: list[Tensor], value: Tensor, gradients: Sequence[Tensor], precision: torch.dtype
+        self,
+        leaves: list[Tensor],
+        value: Tensor,
+        gradients: Sequence[Tensor],
+        precision: torch.dtype,
+        engine: Engines = "auto",
     ) -> None:
         super().__init__(value, gradients)
         self._leaves = leaves
         self._gradients = list(gradients)
         noise = partial(_noise, self.value, self.gradient, leaves, precision)
-        self._pullback_of = partial(Pullback, inputs=leaves, precision=precision, noise=noise)
+        self._pullback_of = partial(Pullback, inputs=leaves, precision=precision, noise=noise, engine=engine)
         self._pullback = self._pullback_of(self._gradients)
         self._pullback.checks, self._pullback.attempts = self.checks, self.attempts
         self._rows: dict[int, Pullback] = {}
@@ -108,7 +114,9 @@ class GraphEngine(Engine):
         return self._pullback.batched is True
 
     @classmethod
-    def build(cls, objective: Objective, primals: Sequence[Tensor]) -> GraphEngine | DerivativeError:
+    def build(
+        cls, objective: Objective, primals: Sequence[Tensor], engine: Engines = "auto"
+    ) -> GraphEngine | DerivativeError:
         """The engine at these primals, or the reason why there is none."""
         leaves = [fresh(x) for x in primals]
         try:
@@ -122,9 +130,9 @@ class GraphEngine(Engine):
             return DerivativeError("func keeps results, with their graphs, between calls")
         if gradients is None or not any(g.requires_grad for g in gradients):
             return DerivativeError("the gradient carries no graph: func looks linear to reverse mode")
-        engine = cls(leaves, value, gradients, objective.precision(leaves))
-        engine.custom = bool(facts.custom)
-        return engine
+        built = cls(leaves, value, gradients, objective.precision(leaves), engine)
+        built.custom = bool(facts.custom)
+        return built
 
     def product(self, tangents: Sequence[Tensor]) -> Sequence[Tensor]:
         return self._pullback(tangents)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, keystr, tree_flatten, tree_flatten_with_path, tree_unflatten
 
-__all__ = ["STRATEGIES", "call", "check_strategy", "flatten_like", "flatten_primals"]
+__all__ = ["ENGINES", "STRATEGIES", "Engines", "call", "check_engine", "check_strategy", "flatten_like"]
+__all__ += ["flatten_primals", "unflatten"]
 
+Engines = Literal["auto", "graph", "record", "compile"]
+ENGINES: tuple[Engines, ...] = get_args(Engines)
 STRATEGIES = ("auto", "forward-over-reverse", "reverse-over-reverse", "finite-difference")
 
 
@@ -18,6 +21,12 @@ def check_strategy(strategy: str) -> None:
     """Raise ValueError unless `strategy` is one of `STRATEGIES`."""
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy must be one of {', '.join(map(repr, STRATEGIES))}; got {strategy!r}")
+
+
+def check_engine(engine: str) -> None:
+    """Raise ValueError unless `engine` is one of `ENGINES`."""
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}; got {engine!r}")
 
 
 def call(func: Callable[..., Any], primals: Any) -> Any:

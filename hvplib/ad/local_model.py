@@ -11,7 +11,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_map
 
 from hvplib.ad.engines import Engine, GraphEngine, RecomputeEngine
 from hvplib.ad.guard import derivative
-from hvplib.ad.inputs import check_strategy, flatten_like, flatten_primals, unflatten
+from hvplib.ad.inputs import Engines, check_engine, check_strategy, flatten_like, flatten_primals, unflatten
 from hvplib.ad.objective import Objective
 from hvplib.ad.proof import proven
 from hvplib.ad.report import Report
@@ -116,6 +116,7 @@ def local_model(
     strategy: str = "auto",
     verify: bool = True,
     has_aux: bool = False,
+    engine: Engines = "auto",
 ) -> LocalModel:
     """f(x), ∇f(x) and v ↦ ∇²f(x) v at one point x, with the differentiation done once.
 
@@ -129,6 +130,12 @@ def local_model(
             otherwise; the other names are those of `hvp`.
         verify: Whether the first product is preceded by checks, which cost about ten gradients, once.
         has_aux: Whether func returns a second value, kept in `.aux`.
+        engine: What multiplies, where the graph is kept. "auto" records the products as soon as so many have
+            been made that it pays, and runs the record, with the same bits; "graph" records nothing, "record"
+            records at the first product; "compile" sends the record through torch's compiler, which takes
+            seconds to minutes once, and is held against the graph: a product of a small function then costs a
+            tenth, and rounds otherwise. What cannot be recorded or compiled, or comes out otherwise, is run
+            from the graph, as `.report.recorded` tells.
 
     Returns:
         A `LocalModel`. It holds memory for the graph until it is released or dropped.
@@ -148,17 +155,18 @@ def local_model(
         reverse-over-reverse (graph kept)
     """
     check_strategy(strategy)
+    check_engine(engine)
     leaves, spec = flatten_primals(primals)
     with derivative(), torch.enable_grad():
         objective = Objective(func, spec, has_aux=has_aux)
         with objective.session():
-            engine = _engine(objective, leaves, strategy)
-    return LocalModel(objective, leaves, spec, engine, verify and strategy == "auto")
+            multiplier = _engine(objective, leaves, strategy, engine)
+    return LocalModel(objective, leaves, spec, multiplier, verify and strategy == "auto")
 
 
-def _engine(objective: Objective, leaves: list[Tensor], strategy: str) -> Engine:
+def _engine(objective: Objective, leaves: list[Tensor], strategy: str, engine: Engines) -> Engine:
     if strategy in ("auto", "reverse-over-reverse"):
-        graph = GraphEngine.build(objective, leaves)
+        graph = GraphEngine.build(objective, leaves, engine)
         if isinstance(graph, GraphEngine):
             return graph
         if strategy != "auto" and graph.__cause__ is not None:

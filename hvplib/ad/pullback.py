@@ -10,6 +10,7 @@ from torch import Tensor
 from hvplib.ad.backward import materialized, pulled_back
 from hvplib.ad.graph import graph_bytes, survey
 from hvplib.ad.guard import derivative
+from hvplib.ad.inputs import Engines
 from hvplib.ad.leaves import ordinary
 from hvplib.ad.report import Attempt, Check
 from hvplib.ad.select import is_missing_derivative
@@ -34,6 +35,7 @@ class Pullback:
         precision: The coarsest dtype on the way, for the check of the first batch.
         noise: From a vector to the size of what rounding alone may make of a product that should be zero.
         batched: Whether batched products are right and worth while, where that is known.
+        engine: How it is recorded; see `Replay`.
 
     Attributes:
         batched: The same; None as long as it is not known.
@@ -48,6 +50,7 @@ class Pullback:
         *,
         noise: Callable[[Sequence[Tensor]], float] | None = None,
         batched: bool | None = None,
+        engine: Engines = "auto",
     ) -> None:
         self._live = [index for index, output in enumerate(outputs) if output.requires_grad]
         self._outputs = [outputs[index] for index in self._live]
@@ -56,7 +59,8 @@ class Pullback:
         self._noise = noise
         facts = survey(self._outputs)
         self._operations = 2 * facts.operations if self._outputs and not facts.custom else None
-        self._single = Replay(self._operations)
+        self._engine = engine
+        self._single = Replay(self._operations, engine)
         self._blocks: dict[int, Replay] = {}
         # vmap turns convolutions into grouped ones, slower a vector than the loop. (A clock must not decide:
         # batched and single products differ in the last bit.)
@@ -102,7 +106,7 @@ class Pullback:
         replay = self._blocks.get(width)
         if replay is None:
             known = len(self._blocks) < _WIDTHS
-            replay = Replay(self._operations if known else None)
+            replay = Replay(self._operations if known else None, self._engine)
             if known:
                 self._blocks[width] = replay
         try:

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 from torch import Tensor, nn
 
 from hvplib.ad.derivatives import Derivatives
-from hvplib.ad.inputs import check_strategy
+from hvplib.ad.inputs import Engines, check_engine, check_strategy
 from hvplib.ad.modules import Selection, functional_loss
 from hvplib.operators.batches import MayKeep, Term
 from hvplib.operators.noise import seeded
@@ -49,6 +49,8 @@ class HessianOperator(LossOperator):
         memory_budget: Bytes for the batches that stay differentiated; "auto" takes half of the free memory.
         seed: Seed of all noise.
         progress: Whether to show a bar for passes over the data (needs tqdm).
+        engine: What multiplies; see `hvplib.local_model`. What is recorded serves all batches of the same
+            shapes, and the operators at other points made by `at`.
 
     Attributes:
         value: f(x), 0-d tensor.
@@ -90,11 +92,15 @@ class HessianOperator(LossOperator):
         memory_budget: int | Literal["auto"] = "auto",
         seed: int = 0,
         progress: bool = False,
+        engine: Engines = "auto",
         _derivatives: Derivatives | None = None,
     ) -> None:
         check_strategy(strategy)
+        check_engine(engine)
         # Shared with the operators at other points, so that what is recorded of func serves there too.
-        self._derivatives = _derivatives or Derivatives(partial(_of_batch, func, weight, reduction), strategy)
+        self._derivatives = _derivatives or Derivatives(
+            partial(_of_batch, func, weight, reduction), strategy, engine
+        )
         options = DataOptions(
             data, weight, reduction, verify, check_deterministic, memory_budget, seed, progress
         )
@@ -110,6 +116,7 @@ class HessianOperator(LossOperator):
             func,
             _derivatives=self._derivatives,
             strategy=strategy,
+            engine=engine,
             **self._options_elsewhere(),
         )
 

@@ -11,6 +11,8 @@ import torch.fx as fx
 from torch import Tensor
 
 from hvplib.ad.guard import derivative
+from hvplib.ad.inputs import Engines
+from hvplib.ad.trace.compiled import compiled
 from hvplib.ad.trace.emit import emit
 from hvplib.ad.trace.purify import purify
 from hvplib.ad.trace.recorder import Record, record
@@ -18,7 +20,7 @@ from hvplib.ad.trace.tidy import tidy
 from hvplib.ad.transforms import in_transform
 from hvplib.errors import TraceError
 
-__all__ = ["Program", "Replay", "plain", "pure_record", "same_bits"]
+__all__ = ["Program", "Replay", "plain", "pure_record", "same_bits", "same_numbers"]
 
 Compute = Callable[..., Sequence[Tensor]]
 
@@ -30,14 +32,22 @@ _PER_OPERATION = 100e-6
 class Program:
     """`compute` as straight-line code, recorded at these inputs, for others of the same shapes.
 
+    Args:
+        compute: Of tensors.
+        inputs: Examples.
+        compile: Whether the code goes through torch's compiler, which rounds otherwise.
+
     Raises:
         TraceError: What it does depends on the numbers in its inputs, or cannot be run again.
     """
 
-    def __init__(self, compute: Compute, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, compute: Compute, inputs: Sequence[Tensor], *, compile: bool = False) -> None:
         made = pure_record(compute, inputs)
         tidy(made.graph, made.traits, made.constants)
-        self.run = emit(made.graph, made.constants, made.traits)
+        if compile:
+            self.run = compiled(made.graph, made.constants, inputs)
+        else:
+            self.run = emit(made.graph, made.constants, made.traits)
         used = {str(node.target) for node in made.graph.nodes if node.op == "get_attr"}
         self.constants = [tensor for name, tensor in made.constants.items() if name in used]
         self._sources = [tensor for tensor, _ in made.versions]
@@ -80,18 +90,23 @@ class Replay:
 
     Args:
         operations: About how many `compute` makes, the same at each call; None if they must not be recorded.
+        engine: "auto" as above; "graph" records nothing, "record" records at the first call, "compile" sends
+            the program through torch's compiler as well, and then bits are those of rounding.
 
     Attributes:
         program: What is run, once there is one.
         reason: Why there is none, after an attempt that failed.
     """
 
-    def __init__(self, operations: int | None) -> None:
+    def __init__(self, operations: int | None, engine: Engines = "auto") -> None:
+        self._engine = engine
         self._price = _PER_OPERATION * (operations or 0)
         self._calls = 0
         self._seconds = 0.0
         self.program: Program | None = None
         self.reason = "" if operations is not None else "custom autograd functions are not recorded"
+        if engine == "graph":
+            self.reason = "it was asked for the graph"
 
     def __call__(self, compute: Compute, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         if self.program is not None and not in_transform() and self.program.holds:
@@ -102,21 +117,26 @@ class Replay:
         results = compute(*map(plain, inputs))
         self._calls += 1
         self._seconds += time.perf_counter() - begun
-        if self._seconds > _CALLS * self._seconds / self._calls + self._price and not in_transform():
+        if self._pays() and not in_transform():
             self.record(compute, inputs, results)
         return results
+
+    def _pays(self) -> bool:
+        return self._engine != "auto" or (self._seconds > _CALLS * self._seconds / self._calls + self._price)
 
     def record(self, compute: Compute, inputs: Sequence[Tensor], results: Sequence[Tensor]) -> None:
         """Make the program, and use it from now on if it gives these `results` of compute(*inputs)."""
         try:
             with derivative():
                 # Recorded at other numbers: a program that depends on them gives itself away.
-                program = Program(compute, [_other(x) for x in inputs])
+                compile = self._engine == "compile"
+                program = Program(compute, [_other(x) for x in inputs], compile=compile)
                 again = program.run(*map(plain, inputs))
         except (TraceError, RuntimeError, TypeError, ValueError) as error:
             self.reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             return
-        if all(same_bits(a, b) for a, b in zip(results, again, strict=True)):
+        same = same_numbers if compile else same_bits
+        if all(same(a, b) for a, b in zip(results, again, strict=True)):
             self.program = program
         else:
             self.reason = "the recorded program gives other numbers"
@@ -132,6 +152,12 @@ def plain(x: Tensor) -> Tensor:
 def _other(x: Tensor) -> Tensor:
     """Other numbers of the same kind and size."""
     return x.detach().flip(list(range(x.dim()))).mul(0.75)
+
+
+def same_numbers(left: Tensor, right: Tensor) -> bool:
+    """Whether two results of the same arithmetic in another order agree."""
+    tolerance = torch.finfo(left.dtype).eps ** 0.75
+    return left.shape == right.shape and bool((left - right).norm() <= tolerance * right.norm())
 
 
 def same_bits(left: Tensor, right: Tensor) -> bool:

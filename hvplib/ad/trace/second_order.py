@@ -9,8 +9,9 @@ import torch.fx as fx
 from torch import Tensor
 
 from hvplib.ad.guard import derivative
+from hvplib.ad.trace.compiled import compiled
 from hvplib.ad.trace.emit import emit
-from hvplib.ad.trace.replay import Program, pure_record
+from hvplib.ad.trace.replay import Program, pure_record, same_numbers
 from hvplib.ad.trace.split import split
 from hvplib.ad.trace.tidy import tidy
 from hvplib.ad.transforms import without_fallback
@@ -30,6 +31,7 @@ class SecondOrder:
         leaves: x.
         data: Other tensors that f depends on; what it captures beside them is taken as it is.
         tangents: v.
+        compile: Whether the programs go through torch's compiler.
 
     Raises:
         TraceError: What is computed depends on the numbers by more than arithmetic (value-dependent control
@@ -42,6 +44,8 @@ class SecondOrder:
         leaves: Sequence[Tensor],
         data: Sequence[Tensor],
         tangents: Sequence[Tensor],
+        *,
+        compile: bool = False,
     ) -> None:
         made = pure_record(compute, [*leaves, *data, *tangents])
         tidy(made.graph, made.traits, made.constants)
@@ -50,10 +54,17 @@ class SecondOrder:
         first = 1 + len(leaves)
         parts = split(made.graph, inputs[len(leaves) + len(data) :], outputs[:first], outputs[first:])
         self._first = first
-        self._linearize = emit(
+        self._linearize: Callable[..., Sequence[Tensor]] = emit(
             parts.primal, made.constants, parts.traits(made.traits, parts.primal), apart=first
         )
-        self._multiply = emit(parts.tangent, made.constants, parts.traits(made.traits, parts.tangent))
+        self._multiply: Callable[..., Sequence[Tensor]] = emit(
+            parts.tangent, made.constants, parts.traits(made.traits, parts.tangent)
+        )
+        if compile:
+            point = [*leaves, *data]
+            residuals = self._linearize(*point)[first:]
+            self._linearize = compiled(parts.primal, made.constants, point)
+            self._multiply = compiled(parts.tangent, made.constants, [*residuals, *tangents])
         self._tangent = fx.GraphModule(made.constants, parts.tangent)
         self._loops = any(node.target is _CONVOLUTION for node in parts.tangent.nodes)
         self._blocks: dict[int, Program] = {}
@@ -66,7 +77,7 @@ class SecondOrder:
         results = self._linearize(*leaves, *data)
         return results[0], list(results[1 : self._first]), list(results[self._first :])
 
-    def multiply(self, residuals: Sequence[Tensor], tangents: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def multiply(self, residuals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Sequence[Tensor]:
         """∇²f v."""
         return self._multiply(*residuals, *tangents)
 
@@ -89,7 +100,7 @@ class SecondOrder:
                 return None
             results = program.run(*residuals, *tangents)
             singly = self.multiply(residuals, [v[0] for v in tangents])
-            if not all(_close(r[0], s) for r, s in zip(results, singly, strict=True)):
+            if not all(same_numbers(r[0], s) for r, s in zip(results, singly, strict=True)):
                 self._loops = True
                 return None
             if len(self._blocks) < _WIDTHS:
@@ -113,9 +124,3 @@ class SecondOrder:
     def holds(self) -> bool:
         """Whether nothing that it captured has been written to since."""
         return self._record.holds
-
-
-def _close(left: Tensor, right: Tensor) -> bool:
-    """Whether two results of the same arithmetic in another order agree."""
-    tolerance = torch.finfo(left.dtype).eps ** 0.75
-    return bool((left - right).norm() <= tolerance * right.norm())
