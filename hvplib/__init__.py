@@ -33,17 +33,11 @@ if TYPE_CHECKING:
     )
     from hvplib.eigen.svds import svds
     from hvplib.errors import DerivativeError, OutputError
-    from hvplib.estimate import (
-        DiagonalEstimate,
-        Exact,
-        Hutchinson,
-        HutchPP,
-        XDiag,
-        XNysTrace,
-        XTrace,
-        diagonal,
-        trace,
-    )
+    from hvplib.estimate import Exact, Hutchinson, HutchPP, XDiag, XNysTrace, XTrace
+    from hvplib.estimate.diagonal import DiagonalEstimate, diagonal
+    from hvplib.estimate.effective_dimension import effective_dimension
+    from hvplib.estimate.norms import frobenius_norm, schatten_norm
+    from hvplib.estimate.trace import trace
     from hvplib.linear import CG, MINRES, MINRESQLP, solve
     from hvplib.operators import (
         BlockDiagonal,
@@ -126,7 +120,9 @@ __all__ = [
     "check_hvp",
     "check_operator",
     "diagonal",
+    "effective_dimension",
     "eigsh",
+    "frobenius_norm",
     "functional_loss",
     "hessian",
     "hvp",
@@ -134,6 +130,7 @@ __all__ = [
     "local_jacobian",
     "local_model",
     "minimize",
+    "schatten_norm",
     "scipy_objective",
     "solve",
     "supervised",
@@ -151,7 +148,11 @@ _HOMES = {
     "hvplib.eigen": "ARPACK LOBPCG Checkpoint CheckpointError Dense EigenResult Lanczos eigsh",
     "hvplib.eigen.svds": "svds",
     "hvplib.errors": "DerivativeError OutputError",
-    "hvplib.estimate": "DiagonalEstimate Exact Hutchinson HutchPP XDiag XNysTrace XTrace diagonal trace",
+    "hvplib.estimate": "Exact Hutchinson HutchPP XDiag XNysTrace XTrace",
+    "hvplib.estimate.diagonal": "DiagonalEstimate diagonal",
+    "hvplib.estimate.effective_dimension": "effective_dimension",
+    "hvplib.estimate.norms": "frobenius_norm schatten_norm",
+    "hvplib.estimate.trace": "trace",
     "hvplib.linear": "CG MINRES MINRESQLP solve",
     "hvplib.operators": (
         "BlockDiagonal Deflated Diagonal DiagonalPreconditioner FisherOperator FunctionOperator GGNOperator "

@@ -35,10 +35,13 @@ class Terms(NamedTuple):
             bias: t_ij and t_j − t_ji are not correlated, for given all vectors but j the former is fixed,
             and both parts of the latter have the truth for their mean. Nor are t_ij and t_ji, given all
             others.
+        skew: How many times more skewed than the terms what they have in common is, for the interval; as
+            measured, not derived.
     """
 
     values: Tensor
     covariance: Tensor
+    skew: float = 1.0
 
     def mean(self) -> Tensor:
         return self.values.mean(0)
@@ -57,7 +60,8 @@ class Terms(NamedTuple):
         k = self.values.shape[0]
         samples = Samples()
         samples.add(self.values)
-        return between(self.mean(), self.stderr(), samples.skewness / math.sqrt(k), student(confidence, k))
+        skew = self.skew * samples.skewness / math.sqrt(k)
+        return between(self.mean(), self.stderr(), skew, student(confidence, k))
 
 
 class Sketch(Protocol):

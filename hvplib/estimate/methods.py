@@ -9,6 +9,7 @@ from hvplib.estimate.probes import Distribution
 
 __all__ = [
     "DIAGONAL",
+    "NORM",
     "TRACE",
     "Exact",
     "HutchPP",
@@ -127,6 +128,7 @@ TRACE: dict[str, Method] = {
     "exact": Exact(),
 }
 DIAGONAL: dict[str, Method] = {"hutchinson": Hutchinson(), "xdiag": XDiag(), "exact": Exact()}
+NORM: dict[str, Method] = {"hutchinson": Hutchinson(), "exact": Exact()}
 
 
 def method_of(method: object, names: dict[str, Method]) -> Method:

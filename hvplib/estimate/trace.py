@@ -82,7 +82,7 @@ def trace(
         >>> import torch
         >>> from hvplib import Diagonal, trace
         >>> A = Diagonal(1 / torch.arange(1, 10_001).double() ** 2)
-        >>> result = trace(A, method="xtrace", rtol=1e-2)
+        >>> result = trace(A, method="xtrace", rtol=2e-2)
         >>> low, high = result.interval
         >>> low <= float(A.diagonal.sum()) <= high, result.num_matvecs
         (True, 32)
@@ -90,7 +90,7 @@ def trace(
         estimated: the error is stated, and within the tolerance if one was given
           value      1.6... ± 0.00... (standard error)
           95 %       1.6... to 1.6...
-          error      0.0..., allowed 0.016...
+          error      0.0..., allowed 0.03...
           method     XTrace(block_size=8) (as given)
           samples    16
           products   32: 16 sketch, 16 projection
