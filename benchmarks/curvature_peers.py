@@ -3,8 +3,8 @@
 The digits network of `digits_eigen` (64-20-10, n = 1510, all 1797 digits, float64). For traces each library
 multiplies with its own operator. They are asked for at equal accuracy: every method gets products in powers
 of two until the root mean square of its error over the seeds is within the target, judged by the dense
-matrix; what it states of the error is told beside. Eigensolvers all multiply with hvplib's operator. A further
-quantity is a further table like `TRACES`.
+matrix; what it states of the error is told beside. Eigensolvers all multiply with hvplib's operator. A
+further quantity is a further table like `TRACES`.
 """
 
 from __future__ import annotations
