@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from hvplib.estimate import Exact, Hutchinson, HutchPP, XDiag, XNysTrace, XTrace
     from hvplib.estimate.diagonal import DiagonalEstimate, diagonal
     from hvplib.estimate.effective_dimension import effective_dimension
+    from hvplib.estimate.funm import funm_multiply
     from hvplib.estimate.norms import frobenius_norm, schatten_norm
     from hvplib.estimate.trace import trace
     from hvplib.linear import CG, MINRES, MINRESQLP, solve
@@ -124,6 +125,7 @@ __all__ = [
     "eigsh",
     "frobenius_norm",
     "functional_loss",
+    "funm_multiply",
     "hessian",
     "hvp",
     "least_squares",
@@ -153,6 +155,7 @@ _HOMES = {
     "hvplib.estimate.effective_dimension": "effective_dimension",
     "hvplib.estimate.norms": "frobenius_norm schatten_norm",
     "hvplib.estimate.trace": "trace",
+    "hvplib.estimate.funm": "funm_multiply",
     "hvplib.linear": "CG MINRES MINRESQLP solve",
     "hvplib.operators": (
         "BlockDiagonal Deflated Diagonal DiagonalPreconditioner FisherOperator FunctionOperator GGNOperator "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -147,8 +148,12 @@ class LanczosColumns:
         sums = torch.stack([alpha, self._process.beta_squared()]).to("cpu", torch.float64)
         for j, a, b in zip(self.open, *sums.tolist(), strict=True):
             self._append(j, a, b)
-        left = [i for i, j in enumerate(self.open) if self._goes_on(j)]
-        if len(left) < len(self.open):
+        self.close([j for j in self.open if self.columns[j].exhausted or not self.columns[j].finite])
+
+    def close(self, columns: Sequence[int]) -> None:
+        """Go on without these of the open columns; after `multiply`."""
+        if columns:
+            left = [i for i, j in enumerate(self.open) if j not in columns]
             self._process = self._process.take(torch.tensor(left, dtype=torch.long))
             self.open = [self.open[i] for i in left]
 
@@ -187,6 +192,3 @@ class LanczosColumns:
         column.size = max(column.size, abs(alpha) / scale, beta / scale)
         whole = bool(self._bases) and column.steps >= self._size
         column.exhausted = whole or beta <= _ROUNDINGS * self._eps * column.size * scale
-
-    def _goes_on(self, j: int) -> bool:
-        return self.columns[j].finite and not self.columns[j].exhausted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from hvplib.results.status import Status
 
-__all__ = ["Solution"]
+__all__ = ["Solution", "worst"]
 
 # From good to bad. What says that the problem is not what it was taken for outweighs what says that more work
 # is needed.
@@ -28,6 +29,11 @@ _SEVERITY = (
     Status.NOT_SYMMETRIC,
     Status.NON_FINITE,
 )
+
+
+def worst(statuses: Iterable[Status]) -> Status:
+    """The one that says most about what is wrong."""
+    return max(statuses, key=_SEVERITY.index)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -74,7 +80,7 @@ class Solution:
     @property
     def status(self) -> Status:
         """The worst over the columns."""
-        return max(self.statuses, key=_SEVERITY.index)
+        return worst(self.statuses)
 
     @property
     def success(self) -> bool:
