@@ -32,7 +32,6 @@ _SHARE = 0.5  # of the free memory, for the basis
 _STEPS = 1000  # by default, at most
 # Steps that are repeated may differ by so many roundings.
 _ROUNDINGS = 1e3
-_ASKED_FOR = (Status.INTERRUPTED, Status.TIME_LIMIT, Status.STOPPED)
 
 
 def funm_multiply(
@@ -122,7 +121,7 @@ def funm_multiply(
         statuses, num_iter = iterate(run.lanczos, run.assess, limits)
         x = run.assembled(statuses)
     result = run.result(back(x), statuses, num_iter)
-    if throw and not result.success and result.status not in _ASKED_FOR:
+    if throw and not result.success and not result.status.asked_for:
         raise ConvergenceError(str(result), result)
     return result
 

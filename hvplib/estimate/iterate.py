@@ -39,7 +39,7 @@ class Assessment:
     def status(self) -> Status | None:
         """How the column ends with that; None if more steps may help."""
         if self.error + self.rounding <= self.tolerance:
-            return Status.CONVERGED
+            return Status.ESTIMATED
         return Status.STAGNATED if self.error < self.rounding / 2 else None
 
 
@@ -86,7 +86,7 @@ def iterate(
     ]
     for j, column in enumerate(lanczos.columns):
         if column.finite and column.exhausted:  # zero
-            statuses[j] = Status.CONVERGED
+            statuses[j] = Status.ESTIMATED
     errors = torch.full((len(statuses),), math.inf, dtype=torch.float64)
     step, due = 0, 1
     while lanczos.open:

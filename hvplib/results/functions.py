@@ -26,7 +26,7 @@ class FunctionProduct:
         roundings: What rounding may do (k,), the part of `errors` that more steps cannot reduce.
         certain: Whether `errors` are bounds (k,), or estimates.
         tolerances: max(rtol ‖x_j‖, atol) (k,).
-        statuses: How each column ended. CONVERGED stands only where `errors <= tolerances`.
+        statuses: How each column ended. ESTIMATED stands only where `errors <= tolerances`.
         ritz_values: The least and the largest Ritz value (k, 2): the spectrum reaches at least so far.
         num_iter: Steps made.
         matvecs: Products made, by purpose: "iteration" and, where no basis was kept, "second pass".
@@ -92,7 +92,7 @@ class QuadraticForm:
         certain: Whether the lower and the upper one are bounds (k, 2), or estimates.
         gauss: The Gauss rule's value (k,).
         tolerances: max(rtol |value|, atol) (k,).
-        statuses: How each column ended. CONVERGED stands only where (upper − lower) / 2 is within the
+        statuses: How each column ended. ESTIMATED stands only where (upper − lower) / 2 is within the
             tolerance.
         nodes: Of the Gauss rules (k, m), padded with NaN.
         weights: Of the Gauss rules (k, m), with sum ‖b‖², padded with zeros.

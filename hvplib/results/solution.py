@@ -17,14 +17,18 @@ __all__ = ["Solution", "worst"]
 # is needed.
 _SEVERITY = (
     Status.CONVERGED,
+    Status.EXACT,
+    Status.ESTIMATED,
     Status.BOUNDARY,
     Status.STOPPED,
     Status.INTERRUPTED,
     Status.TIME_LIMIT,
     Status.MAX_ITER,
+    Status.MAX_MATVECS,
     Status.STAGNATED,
     Status.INCONSISTENT,
     Status.NEGATIVE_CURVATURE,
+    Status.INDEFINITE,
     Status.INDEFINITE_PRECONDITIONER,
     Status.NOT_SYMMETRIC,
     Status.NON_FINITE,
