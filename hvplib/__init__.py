@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hvplib.eigen.svds import svds
     from hvplib.errors import DerivativeError, OutputError
     from hvplib.estimate import Exact, Hutchinson, HutchPP, XDiag, XNysTrace, XTrace
+    from hvplib.estimate.density import spectral_density
     from hvplib.estimate.diagonal import DiagonalEstimate, diagonal
     from hvplib.estimate.effective_dimension import effective_dimension
     from hvplib.estimate.funm import funm_multiply
@@ -135,6 +136,7 @@ __all__ = [
     "schatten_norm",
     "scipy_objective",
     "solve",
+    "spectral_density",
     "supervised",
     "svds",
     "trace",
@@ -155,6 +157,7 @@ _HOMES = {
     "hvplib.estimate.effective_dimension": "effective_dimension",
     "hvplib.estimate.norms": "frobenius_norm schatten_norm",
     "hvplib.estimate.trace": "trace",
+    "hvplib.estimate.density": "spectral_density",
     "hvplib.estimate.funm": "funm_multiply",
     "hvplib.linear": "CG MINRES MINRESQLP solve",
     "hvplib.operators": (

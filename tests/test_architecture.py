@@ -35,7 +35,7 @@ LAYERS = {
     "__main__": 6,
 }
 # Siblings are blind to each other but for these.
-SIBLINGS = {("ad", "space")}
+SIBLINGS = {("ad", "space"), ("estimate", "eigen")}
 # An adapter to an optional dependency, which rooms below it may reach for at the moment of use.
 ON_DEMAND = {"progress"}
 

@@ -1,5 +1,6 @@
 """What solvers return: a status with a remedy, numbers, and the evidence for them."""
 
+from hvplib.results.density import SpectralDensity
 from hvplib.results.estimate import Estimate, EstimateProgress
 from hvplib.results.solution import Solution
 from hvplib.results.status import ConvergenceError, Progress, Status
@@ -12,5 +13,6 @@ __all__ = [
     "Progress",
     "SingularResult",
     "Solution",
+    "SpectralDensity",
     "Status",
 ]

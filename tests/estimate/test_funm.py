@@ -16,6 +16,7 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
+from hvplib.estimate import funm
 from hvplib.estimate.funm import funm_multiply
 from hvplib.operators import Diagonal, FunctionOperator, HessianOperator, Matrix
 from hvplib.results import ConvergenceError, Progress, Status
@@ -303,7 +304,7 @@ def test_other_refusals() -> None:
 
 def test_a_basis_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     A = known(spectra()["even"])
-    monkeypatch.setattr("hvplib.estimate.funm.free_bytes", lambda device: 10_000)
+    monkeypatch.setattr(funm, "free_bytes", lambda device: 10_000)
     with pytest.raises(MemoryError, match="reorthogonalize=True keeps 60 vectors for each of 3 columns"):
         funm_multiply(A.A, "log", B, reorthogonalize=True)
     result = funm_multiply(A.A, "log", B)
