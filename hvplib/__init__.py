@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from hvplib.estimate.density import spectral_density
     from hvplib.estimate.diagonal import DiagonalEstimate, diagonal
     from hvplib.estimate.effective_dimension import effective_dimension
+    from hvplib.estimate.function_trace import LanczosQuadrature, logdet, trace_of_function
     from hvplib.estimate.funm import funm_multiply
     from hvplib.estimate.norms import frobenius_norm, schatten_norm
+    from hvplib.estimate.quadratic_form import quadratic_form
     from hvplib.estimate.trace import trace
     from hvplib.linear import CG, MINRES, MINRESQLP, solve
     from hvplib.operators import (
@@ -99,6 +101,7 @@ __all__ = [
     "JacobianOperator",
     "Kronecker",
     "Lanczos",
+    "LanczosQuadrature",
     "LocalJacobian",
     "LocalModel",
     "LowRank",
@@ -132,7 +135,9 @@ __all__ = [
     "least_squares",
     "local_jacobian",
     "local_model",
+    "logdet",
     "minimize",
+    "quadratic_form",
     "schatten_norm",
     "scipy_objective",
     "solve",
@@ -140,6 +145,7 @@ __all__ = [
     "supervised",
     "svds",
     "trace",
+    "trace_of_function",
 ]
 
 # Where each public name is defined: the imports above, once more, for the interpreter.
@@ -158,7 +164,9 @@ _HOMES = {
     "hvplib.estimate.norms": "frobenius_norm schatten_norm",
     "hvplib.estimate.trace": "trace",
     "hvplib.estimate.density": "spectral_density",
+    "hvplib.estimate.function_trace": "LanczosQuadrature logdet trace_of_function",
     "hvplib.estimate.funm": "funm_multiply",
+    "hvplib.estimate.quadratic_form": "quadratic_form",
     "hvplib.linear": "CG MINRES MINRESQLP solve",
     "hvplib.operators": (
         "BlockDiagonal Deflated Diagonal DiagonalPreconditioner FisherOperator FunctionOperator GGNOperator "

@@ -13,7 +13,7 @@ from torch import Tensor
 from hvplib.estimate.spectral_function import SpectralFunction
 from hvplib.krylov.lanczos_columns import Recurrence
 
-__all__ = ["FunctionError", "Interval", "Projected", "check_interval", "eigh_tridiagonal"]
+__all__ = ["End", "FunctionError", "Interval", "Projected", "check_interval", "eigh_tridiagonal"]
 
 # Points nearer to each other, relative to their size, leave too few digits to a quotient of differences.
 _APART = 1e-6
@@ -39,6 +39,20 @@ class FunctionError(NamedTuple):
     truncation: float
     rounding: float
     certain: bool
+
+
+class End(NamedTuple):
+    """An end of the spectrum, for a prescribed node.
+
+    Attributes:
+        x: Where it is, or beyond.
+        known: Whether that is certain.
+        gauss_certain: Whether the signs of the derivatives hold on all of the spectrum.
+    """
+
+    x: float
+    known: bool
+    gauss_certain: bool
 
 
 class Projected:
@@ -101,6 +115,28 @@ class Projected:
         moved = float(torch.linalg.vector_norm(slopes * self.first, dim=1).max())
         rounding = _SAFETY * self._eps * (norm * self._size * moved + self.length) + cancelled
         return FunctionError(truncation, rounding, certain or beta == 0)
+
+    def form_rounding(self) -> float:
+        """What rounding may do to bᵀ f(A) b."""
+        norm, weights = self._recurrence.norm, self.first.square()
+        slopes, _ = self._slopes(self._points()[0])
+        moved = float((slopes.abs() @ weights).max()) if len(slopes) else 0.0
+        return _SAFETY * self._eps * norm**2 * (self._size * moved + float(self.f_values.abs() @ weights))
+
+    def end(self) -> End | None:
+        """The node of the Gauss-Radau rule that bounds on the side where Gauss does not, if there is one."""
+        points, known = self._points()
+        if len(points) != 1:
+            return None
+        return End(float(points[0]), known, not self._f.around_zero or (self._interval[0] or 0.0) >= 0)
+
+    def is_defined(self, x: float) -> bool:
+        """Whether f is, at x."""
+        return self._f.limit(x) is not None
+
+    def f_of(self, values: Tensor) -> Tensor:
+        """f of values that are known as the Ritz values are."""
+        return self._f(values, self.slack)
 
     def _slopes(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """f[x, θ_i] (p, m) for points x (p,), and what cancellation may have done to each."""

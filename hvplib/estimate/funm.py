@@ -113,7 +113,7 @@ def funm_multiply(
     B, back = taken(operator, b, "b")
     check_columns(B)
     rtol = check_tolerances(rtol, atol, B.dtype)
-    steps, keep = _memory(operator, B, max_iter, reorthogonalize)
+    steps, keep = memory(operator, B, max_iter, reorthogonalize)
     limit = check_time(time_limit) * (1.0 if keep else 0.5)  # the second pass takes as long as the first
     run = _Run(operator, B, function, ends, (rtol, atol), keep)
     with Interrupt() as interrupt:
@@ -150,7 +150,7 @@ def check_time(time_limit: float | None) -> float:
     return math.inf if time_limit is None else time_limit
 
 
-def _memory(
+def memory(
     operator: Operator, B: Tensor, max_iter: int | None, reorthogonalize: bool | None
 ) -> tuple[int, int]:
     """How many steps to make at most, and how many vectors of a column to keep: all, or 0."""
