@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -106,7 +107,7 @@ class Projected:
     def error(self) -> FunctionError:
         """What there is to say of the iterate."""
         norm, beta = self._recurrence.norm, self._recurrence.coupling
-        points, certain = self._points()
+        points, certain = self._points
         slopes, lost = self._slopes(points)
         weights = self._last * self.first
         truncation = norm * beta * float((slopes @ weights).abs().max())
@@ -119,13 +120,13 @@ class Projected:
     def form_rounding(self) -> float:
         """What rounding may do to bᵀ f(A) b."""
         norm, weights = self._recurrence.norm, self.first.square()
-        slopes, _ = self._slopes(self._points()[0])
+        slopes, _ = self._slopes(self._points[0])
         moved = float((slopes.abs() @ weights).max()) if len(slopes) else 0.0
         return _SAFETY * self._eps * norm**2 * (self._size * moved + float(self.f_values.abs() @ weights))
 
     def end(self) -> End | None:
         """The node of the Gauss-Radau rule that bounds on the side where Gauss does not, if there is one."""
-        points, known = self._points()
+        points, known = self._points
         if len(points) != 1:
             return None
         return End(float(points[0]), known, not self._f.around_zero or (self._interval[0] or 0.0) >= 0)
@@ -148,6 +149,7 @@ class Projected:
         lost = _SAFETY * torch.finfo(torch.float64).eps * (f_x.abs() + f_nodes.abs()) / apart.abs()
         return (f_x - f_nodes) / apart, lost
 
+    @cached_property
     def _points(self) -> tuple[Tensor, bool]:
         """Where to look at h, and whether it is nowhere larger."""
         low, high = self._known(0), self._known(1)

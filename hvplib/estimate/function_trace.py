@@ -96,8 +96,8 @@ def trace_of_function(
         A: Symmetric (n, n): an operator, tensor, array, or SciPy's sparse matrix or LinearOperator.
         f: "exp", "log", "sqrt", "inv_sqrt", "inverse", "sign", or a function of a float64 tensor of
             eigenvalues.
-        method: "slq" (`LanczosQuadrature`), or "exact", all eigenvalues from n products; None takes that where
-            n is at most `max_matvecs` and 2000.
+        method: "slq" (`LanczosQuadrature`), or "exact", all eigenvalues from n products; None takes that
+            where n is at most `max_matvecs` and 2000.
         rtol: Relative tolerance; see above.
         atol: Absolute tolerance; the larger of both counts.
         confidence: Of the interval: in this part of all cases it holds the truth.
@@ -164,8 +164,8 @@ def logdet(A: Any, **options: Any) -> Estimate:
     """log det A = tr log A of a symmetric positive definite A, by stochastic Lanczos quadrature.
 
     The same as `trace_of_function(A, "log", ...)`, and all that is said there holds, keyword arguments
-    included. With a lower end of the spectrum in `interval` the quadrature's error is bounded for certain. An A
-    that is seen to be indefinite or singular is refused, with the eigenvalue that was seen; that no vector
+    included. With a lower end of the spectrum in `interval` the quadrature's error is bounded for certain. An
+    A that is seen to be indefinite or singular is refused, with the eigenvalue that was seen; that no vector
     met shows it is no proof that A is positive definite. "exact" takes the eigenvalues of the dense matrix.
 
     Raises:

@@ -17,8 +17,8 @@ __all__ = ["Assessment", "Limits", "iterate"]
 
 Callback = Callable[[Progress], object]
 
-# A look at T costs up to m³: the next one comes after a tenth of the steps so far, after a quarter of many.
-_OFTEN, _SELDOM, _MANY = 10, 4, 200
+# A look at T costs up to m³: the next one comes after a sixth of the steps so far, after a quarter of many.
+_OFTEN, _SELDOM, _MANY = 6, 4, 200
 
 
 @dataclass(frozen=True)

@@ -53,12 +53,21 @@ def quadratic_form(
     functions both sides are estimates.
 
     Args:
-        A, f, rtol, atol, interval, derivative_signs, max_iter, callback, time_limit, throw: As for
-            `funm_multiply`.
+        A: Symmetric (n, n): an operator, tensor, array, or SciPy's sparse matrix or LinearOperator.
+        f: A name or a function of a float64 tensor of eigenvalues, as for `funm_multiply`.
         b: An array or tensor (n,) or (n, k), or a pytree like the operator's point, or with a leading k on
             each leaf.
+        rtol: Relative tolerance; √ε of A's dtype by default.
+        atol: Absolute tolerance.
+        interval: (lower, upper) with all eigenvalues between; None for an end that is not known. An A that is
+            declared positive semidefinite has 0 for a lower end.
+        derivative_signs: Of a function of your own: the signs of its even and of its odd derivatives.
         reorthogonalize: As for `funm_multiply`, but there is no second pass: without a basis a product is
             made once.
+        max_iter: Most steps; as for `funm_multiply`.
+        callback: Is told a `Progress` now and then; returning True ends the iteration.
+        time_limit: Seconds.
+        throw: Raise `ConvergenceError` where a column has not converged; see `funm_multiply`.
 
     Returns:
         `QuadraticForm`.
