@@ -165,16 +165,16 @@ def test_the_standard_error_is_that_of_random_directions() -> None:
         spectral_density(
             Diagonal(spectrum), num_probes=2, krylov_dim=50, generator=seed, method="slq", width=0.3, grid=t
         )
-        for seed in range(400)
+        for seed in range(250)
     ]
     seen = torch.stack([run.density for run in runs]).std(0)
     stated = torch.stack([run.density_stderr.square() for run in runs]).mean(0).sqrt()
-    torch.testing.assert_close(stated, seen, rtol=0.12, atol=0)
+    torch.testing.assert_close(stated, seen, rtol=0.2, atol=0)
     moments = torch.stack([run.moments for run in runs])
     errors = torch.stack([run.moment_stderrs.square() for run in runs]).mean(0).sqrt()
-    torch.testing.assert_close(errors, moments.std(0), rtol=0.15, atol=0)
+    torch.testing.assert_close(errors, moments.std(0), rtol=0.2, atol=0)
     exact = torch.stack([(spectrum**j).mean() for j in range(1, 5)])
-    assert bool(((moments.mean(0) - exact).abs() <= 4 * moments.std(0) / 20).all())
+    assert bool(((moments.mean(0) - exact).abs() <= 4 * moments.std(0) / 15).all())
 
 
 def test_a_semicircle() -> None:
