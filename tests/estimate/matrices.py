@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from tests.krylov.systems import normal, orthogonal
 
-__all__ = ["FUNCTIONS", "Known", "known", "spectra"]
+__all__ = ["FUNCTIONS", "Known", "known", "python_handles_ctrl_c", "spectra"]
 
 F64 = torch.float64
 
@@ -21,6 +23,16 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "inv_sqrt": torch.rsqrt,
     "inverse": torch.reciprocal,
 }
+
+
+@contextmanager
+def python_handles_ctrl_c() -> Iterator[None]:
+    """As in a terminal: a process in a shell's background has SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Known(NamedTuple):

@@ -14,7 +14,7 @@ from torch import Tensor
 from hvplib import Diagonal, FunctionOperator, Matrix, eigsh, spectral_density
 from hvplib.estimate import probed
 from hvplib.results import ConvergenceError, SpectralDensity, Status
-from tests.estimate.matrices import known
+from tests.estimate.matrices import known, python_handles_ctrl_c
 from tests.krylov.systems import normal
 
 F64 = torch.float64
@@ -348,7 +348,8 @@ def test_it_can_be_ended_early() -> None:
             "interrupt": {},
             "time": {"time_limit": 1e-9},
         }[end]
-        found = spectral_density(A, num_probes=4, krylov_dim=40, block_size=2, method="slq", **options)
+        with python_handles_ctrl_c():
+            found = spectral_density(A, num_probes=4, krylov_dim=40, block_size=2, method="slq", **options)
         expected = {"callback": Status.STOPPED, "interrupt": Status.INTERRUPTED, "time": Status.TIME_LIMIT}
         assert found.status is expected[end] and found.num_probes == 2
         assert found.num_steps.tolist() == [1 if end == "time" else 12] * 2
