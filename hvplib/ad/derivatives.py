@@ -22,6 +22,8 @@ from hvplib.ad.recorded import RecordedEngine
 from hvplib.ad.strategies import reverse_over_reverse
 from hvplib.ad.trace.replay import plain, same_bits, same_numbers
 from hvplib.ad.trace.second_order import SecondOrder
+from hvplib.ad.transforms import outside_transforms
+from hvplib.ad.vectors import entry_size, moved
 from hvplib.ad.verify import probes
 from hvplib.errors import TraceError
 
@@ -29,6 +31,9 @@ __all__ = ["Derivatives"]
 
 # Points at which the graph is made before a program is recorded, and at which a program is held against it.
 _FIRST = 4
+_NEARBY = 1e-3
+# Shapes of data that programs are kept for; others keep graphs.
+_FAMILIES = 16
 
 
 class Derivatives:
@@ -94,6 +99,8 @@ class Derivatives:
     def _family(self, primals: Any, data: tuple[Any, ...]) -> _Family | None:
         key = _signature((primals, data))
         if key is None:
+            return None
+        if key not in self._families and len(self._families) >= _FAMILIES:
             return None
         return self._families.setdefault(key, _Family(self._function, self._engine == "compile"))
 
@@ -186,12 +193,14 @@ class _Family:
             return [outcome.value, *outcome.gradient, *outcome.product]
 
         with derivative(), torch.no_grad():
-            points, (v,) = [plain(x) for x in leaves], probes(leaves, 1)
-            return SecondOrder(compute, points, _tensors(data), v, compile=self._compile)
+            # Recorded nearby: a program that depends on the numbers gives itself away where it is proven.
+            v, direction = probes(leaves, 2)
+            nearby = moved([plain(x) for x in leaves], direction, _NEARBY * entry_size(leaves))
+            return SecondOrder(compute, nearby, _tensors(data), v, compile=self._compile)
 
 
 def _graph_engine(objective: Objective, leaves: Sequence[Tensor]) -> Engine:
-    with derivative(), torch.enable_grad(), objective.session():
+    with outside_transforms(), derivative(), torch.enable_grad(), objective.session():
         engine = GraphEngine.build(objective, leaves)
     if isinstance(engine, GraphEngine):
         return engine

@@ -46,7 +46,7 @@ class RecordedEngine(Engine):
 
     @property
     def strategy(self) -> str:
-        return REVERSE + " (recorded)"
+        return REVERSE
 
     @property
     def recorded(self) -> bool:
