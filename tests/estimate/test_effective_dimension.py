@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from hvplib import ConvergenceError, FunctionOperator, Matrix, NystromPreconditioner, Status
+from hvplib import ConvergenceError, Diagonal, FunctionOperator, Matrix, NystromPreconditioner, Status
 from hvplib.estimate import Exact, Hutchinson, XTrace
 from hvplib.estimate.effective_dimension import effective_dimension
 from tests.estimate.spectra import SPECTRA, with_spectrum
@@ -50,6 +50,15 @@ def test_what_the_solves_leave_is_in_the_interval(solver_rtol: float) -> None:
     # The same random vectors: they differ by the solves alone.
     assert 0 < abs(rough.value - exact.value) <= rough.bound
     assert exact.bound < 1e-9 and rough.num_matvecs < exact.num_matvecs
+
+
+def test_the_middle_of_what_is_possible_is_taken() -> None:
+    # One step of the solve leaves a residual in the null space, where rᵀ(A + δ I)⁻¹r is all of ‖r‖² / δ, and
+    # one elsewhere, where it is next to nothing: the truth is well to one side of the middle, and within.
+    A = Diagonal(torch.cat([torch.full((40,), 100.0), torch.zeros(10)]).double())
+    exact = effective_dimension(A, 1.0, method="hutchinson", solver_rtol=1e-12)
+    rough = effective_dimension(A, 1.0, method="hutchinson", solver_rtol=0.999)
+    assert -1 <= (exact.value - rough.value) / rough.bound < -0.5
 
 
 def test_a_tolerance_and_a_limit() -> None:
