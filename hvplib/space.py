@@ -5,13 +5,55 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from functools import reduce
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, keystr, tree_flatten, tree_flatten_with_path, tree_unflatten
 
-__all__ = ["Space"]
+__all__ = ["Space", "Structure"]
+
+_TENSORS = (Tensor, torch.nn.Parameter)
+
+
+class Structure:
+    """The containers of a pytree: leaves out of them, and into them.
+
+    What `tree_flatten` and `tree_unflatten` do, without a walk for one tensor and for a flat tuple, list or
+    dict of tensors: those take as long as a small product.
+
+    Attributes:
+        spec: As torch describes it.
+    """
+
+    def __init__(self, spec: TreeSpec) -> None:
+        self.spec = spec
+        flat = spec.type in (tuple, list, dict) and all(child.is_leaf() for child in spec.children())
+        self._container = spec.type if flat else None
+        self._keys = list(spec.context) if self._container is dict else []
+
+    def leaves(self, tree: Any) -> list[Any] | None:
+        """The leaves of a tree of this structure; None for any other."""
+        if type(tree) in _TENSORS:
+            return [tree] if self.spec.is_leaf() else None
+        if type(tree) is self._container:
+            found = list(tree.values() if type(tree) is dict else tree)
+            if len(found) == self.spec.num_leaves and (type(tree) is not dict or list(tree) == self._keys):
+                for leaf in found:
+                    if type(leaf) not in _TENSORS:
+                        break
+                else:
+                    return found
+        found, spec = tree_flatten(tree)
+        return found if spec == self.spec else None
+
+    def tree(self, leaves: Sequence[Any]) -> Any:
+        """The tree with these leaves."""
+        if self._container is None:
+            return leaves[0] if self.spec.is_leaf() else tree_unflatten(list(leaves), self.spec)
+        if self._container is dict:
+            return dict(zip(self._keys, leaves, strict=True))
+        return self._container(leaves)
 
 
 class Space:
@@ -22,10 +64,12 @@ class Space:
 
     Attributes:
         spec: Structure of the pytree.
+        structure: The same, to take pytrees apart and put them together.
         shapes, dtypes, devices: Of each leaf.
         sizes: Number of entries of each leaf.
         size: n, their sum.
         dtype, device: Of a flat vector.
+        uniform: Whether they are those of every leaf.
 
     Example:
         >>> import torch
@@ -44,6 +88,7 @@ class Space:
         devices: Sequence[torch.device],
     ) -> None:
         self.spec = spec
+        self.structure = Structure(spec)
         self.shapes = tuple(shapes)
         self.dtypes = tuple(dtypes)
         self.devices = tuple(devices)
@@ -51,7 +96,7 @@ class Space:
         self.size = sum(self.sizes)
         self.dtype = reduce(torch.promote_types, dtypes, torch.float32)
         self.device = self.devices[0]
-        self._uniform = set(self.dtypes) == {self.dtype} and set(self.devices) == {self.device}
+        self.uniform = set(self.dtypes) == {self.dtype} and set(self.devices) == {self.device}
 
     def __repr__(self) -> str:
         return f"Space(size={self.size}, dtype={self.dtype}, device={str(self.device)!r})"
@@ -131,8 +176,14 @@ class Space:
         """The pytree of a vector (n,): each leaf in its own shape, dtype and device; views where possible."""
         if vector.shape != (self.size,):
             raise ValueError(f"vector must have shape ({self.size},), got {tuple(vector.shape)}")
-        parts = vector.split_with_sizes(self.sizes)
-        return self._tree([part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)])
+        parts = vector.split_with_sizes(self.sizes) if len(self.sizes) > 1 else [vector]
+        # Numbers one by one: torch takes as long to read a torch.Size as to make the view.
+        return self._tree(
+            [
+                part.view(*shape) if shape else part.view(())
+                for part, shape in zip(parts, self.shapes, strict=True)
+            ]
+        )
 
     def flatten_block(self, tree: Any) -> Tensor:
         """The block (n, k) of a pytree whose leaves have a leading k; `.mT` of a contiguous (k, n)."""
@@ -151,13 +202,14 @@ class Space:
 
     def kind(self, tree: Any) -> Literal["vector", "block"] | None:
         """Whether `tree` is one vector of this space, a block of k (leading k on each leaf), or neither."""
-        leaves, spec = tree_flatten(tree)
-        return self._kind(leaves) if spec == self.spec else None
+        leaves = self.structure.leaves(tree)
+        return None if leaves is None else self._kind(leaves)
 
     def _kind(self, leaves: Sequence[Any]) -> Literal["vector", "block"] | None:
-        if not all(isinstance(leaf, Tensor) for leaf in leaves):
-            return None
-        shapes = tuple(leaf.shape for leaf in leaves)
+        for leaf in leaves:
+            if not isinstance(leaf, Tensor):
+                return None
+        shapes = tuple([leaf.shape for leaf in leaves])
         if shapes == self.shapes:
             return "vector"
         one_count = len({shape[:1] for shape in shapes}) == 1
@@ -202,26 +254,31 @@ class Space:
         return numbers if columns is None else numbers.mT
 
     def _tree(self, parts: Sequence[Tensor]) -> Any:
-        if self._uniform:
-            return tree_unflatten(list(parts), self.spec)
+        if self.uniform:
+            return self.structure.tree(parts)
         leaves = [
             part.to(device=device, dtype=dtype)
             for part, device, dtype in zip(parts, self.devices, self.dtypes, strict=True)
         ]
-        return tree_unflatten(leaves, self.spec)
+        return self.structure.tree(leaves)
 
     def _leaves(self, tree: Any, *, block: bool) -> list[Tensor]:
-        leaves, spec = tree_flatten(tree)
-        if spec != self.spec or self._kind(leaves) != ("block" if block else "vector"):
-            shapes = [("k", *shape) if block else tuple(shape) for shape in self.shapes]
-            got = [tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__ for leaf in leaves]
-            raise ValueError(
-                f"expected a pytree like {tree_unflatten(shapes, self.spec)}, got {tree_unflatten(got, spec)}"
-            )
+        leaves = self.structure.leaves(tree)
+        if leaves is None or self._kind(leaves) != ("block" if block else "vector"):
+            self._refuse(tree, block=block)
         return leaves
 
+    def _refuse(self, tree: Any, *, block: bool) -> NoReturn:
+        leaves, spec = tree_flatten(tree)
+        shapes = [("k", *shape) if block else tuple(shape) for shape in self.shapes]
+        got = [tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__ for leaf in leaves]
+        raise ValueError(
+            f"expected a pytree like {tree_unflatten(shapes, self.spec)}, got {tree_unflatten(got, spec)}"
+        )
+
     def _converted(self, leaf: Tensor) -> Tensor:
-        return leaf.to(device=self.device, dtype=self.dtype)
+        alike = leaf.dtype == self.dtype and leaf.device == self.device
+        return leaf if alike else leaf.to(device=self.device, dtype=self.dtype)
 
 
 def _key(entry: Any) -> str:

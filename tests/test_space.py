@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from typing import NamedTuple
+
 import pytest
 import torch
+from torch.utils._pytree import tree_flatten
 
-from hvplib.space import Space
+from hvplib.space import Space, Structure
 
 TREE = {"a": torch.arange(6.0).reshape(2, 3), "b": [torch.tensor(6.0), torch.tensor([7.0, 8.0])]}
 
@@ -140,3 +144,57 @@ def test_names_and_indices() -> None:
     assert Space.of(torch.ones(2)).names == ("",)
     with pytest.raises(ValueError, match=r"no leaf matches 'c'; there are a\.0, a\.1\.w, b\.c, b\.d"):
         space.indices("c")
+
+
+class Pair(NamedTuple):
+    left: object
+    right: object
+
+
+A, B = torch.ones(2), torch.nn.Parameter(torch.zeros(3))
+TREES = [
+    A,
+    B,
+    (A, B),
+    [A, B],
+    {"b": A, "a": B},
+    (A,),
+    Pair(A, B),
+    (A, [B, {"c": A}]),
+    {"x": {"y": A}},
+    OrderedDict(a=A),
+]
+OTHERS = [
+    None,
+    1.0,
+    "text",
+    (),
+    [A],
+    (A, 1.0),
+    (A, B, A),
+    {"a": B, "b": A},
+    {"b": A},
+    Pair(A, (A, B)),
+    (A, None),
+]
+
+
+@pytest.mark.parametrize("tree", TREES, ids=str)
+def test_structure_takes_apart_and_puts_together_as_torch_does(tree: object) -> None:
+    spec = tree_flatten(tree)[1]
+    structure = Structure(spec)
+    for other in (*TREES, *OTHERS):
+        leaves, found = tree_flatten(other)
+        taken = structure.leaves(other)
+        if found != spec:
+            assert taken is None
+            continue
+        assert taken is not None and [id(x) for x in taken] == [id(x) for x in leaves]
+        again = structure.tree(taken)
+        assert type(again) is type(other) and tree_flatten(again)[1] == spec
+        assert [id(x) for x in tree_flatten(again)[0]] == [id(x) for x in leaves]
+
+
+def test_structure_gives_another_list_than_it_was_given() -> None:
+    tree = [A, B]
+    assert Structure(tree_flatten(tree)[1]).leaves(tree) is not tree

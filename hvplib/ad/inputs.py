@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, keystr, tree_flatten, tree_flatten_with_path, tree_unflatten
 
-__all__ = ["ENGINES", "STRATEGIES", "Engines", "call", "check_engine", "check_strategy", "flatten_like"]
-__all__ += ["flatten_primals", "unflatten"]
+__all__ = ["ENGINES", "STRATEGIES", "Alike", "Engines", "call", "check_engine", "check_strategy"]
+__all__ += ["flatten_like", "flatten_primals", "unflatten"]
 
 Engines = Literal["auto", "graph", "record", "compile"]
 ENGINES: tuple[Engines, ...] = get_args(Engines)
@@ -67,6 +67,20 @@ def flatten_like(
         if given.shape != primal.shape or given.dtype != primal.dtype or given.device != primal.device:
             raise ValueError(f"{_place(name, tree, index)} {_mismatch(primal, given)}")
     return found
+
+
+class Alike:
+    """Whether tensors are like these in shape, dtype and device; `flatten_like` says in what they are not."""
+
+    def __init__(self, leaves: Sequence[Tensor]) -> None:
+        self._traits = [(x.shape, x.dtype, x.device) for x in leaves]
+
+    def __call__(self, tensors: Sequence[Any]) -> bool:
+        """Whether each is a tensor like its counterpart; there are as many."""
+        for x, (shape, dtype, device) in zip(tensors, self._traits, strict=True):
+            if not isinstance(x, Tensor) or x.shape != shape or x.dtype != dtype or x.device != device:
+                return False
+        return True
 
 
 def unflatten(leaves: Sequence[Any], spec: TreeSpec) -> Any:

@@ -11,10 +11,19 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_map
 
 from hvplib.ad.engines import Engine, GraphEngine, RecomputeEngine
 from hvplib.ad.guard import derivative
-from hvplib.ad.inputs import Engines, check_engine, check_strategy, flatten_like, flatten_primals, unflatten
+from hvplib.ad.inputs import (
+    Alike,
+    Engines,
+    check_engine,
+    check_strategy,
+    flatten_like,
+    flatten_primals,
+    unflatten,
+)
 from hvplib.ad.objective import Objective
 from hvplib.ad.proof import proven
 from hvplib.ad.report import Report
+from hvplib.space import Structure
 
 __all__ = ["LocalModel", "local_model"]
 
@@ -34,6 +43,8 @@ class LocalModel:
         self._objective = objective
         self._leaves = [x.detach() for x in leaves]
         self._spec = spec
+        self._structure = Structure(spec)
+        self._like = Alike(self._leaves)
         self._engine: Engine | None = engine
         self._verify = verify
         self.value: Tensor = engine.value.detach()
@@ -68,8 +79,10 @@ class LocalModel:
         Raises:
             DerivativeError: No way of multiplying stands up to the checks.
         """
-        tangents = flatten_like("v", v, None, self._leaves, self._spec)
-        return unflatten(self._ready().product(tangents), self._spec)
+        tangents = self._structure.leaves(v)
+        if tangents is None or not self._like(tangents):
+            tangents = flatten_like("v", v, None, self._leaves, self._spec)
+        return self._structure.tree(self._ready().product(tangents))
 
     def hvp_block(self, V: Any) -> Any:
         """H applied to k vectors at once: each leaf of `V` has a leading dimension k, and so has the result.

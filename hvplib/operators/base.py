@@ -62,6 +62,14 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy carries no types
     # A class that has __getitem__ is taken for a sequence unless it says otherwise.
     __iter__ = None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Where the block product is written anew, a parent's shortcuts around it count no more."""
+        super().__init_subclass__(**options)
+        if "_matmat_torch" in vars(cls):
+            for shortcut in ("_matvec_torch", "_tree_matvec_torch"):
+                if shortcut not in vars(cls):
+                    setattr(cls, shortcut, getattr(Operator, shortcut))
+
     def __init__(
         self,
         shape: tuple[int, int],
@@ -106,7 +114,24 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy carries no types
             "or declare symmetric=True if it is symmetric"
         )
 
+    def _matvec_torch(self, x: Tensor) -> Tensor:
+        """`A x` for one vector (n,); a new tensor (m,). Written only where it saves something."""
+        return self._matmat_torch(x.unsqueeze(1)).squeeze(1)
+
+    def _tree_matvec_torch(self, x: Any) -> Any:
+        """`A x` for a pytree like the domain's; likewise."""
+        assert self.domain is not None and self.codomain is not None
+        return self.codomain.unflatten(self._matvec_torch(self.domain.flatten(x).detach()))
+
     # Products.
+
+    def _vector_product(self, x: Tensor) -> Tensor:
+        self.num_matvecs += 1
+        return self._matvec_torch(x.detach()).detach()
+
+    def _tree_product(self, x: Any) -> Any:
+        self.num_matvecs += 1
+        return self._tree_matvec_torch(x)
 
     def _product(self, X: Tensor) -> Tensor:
         self.num_matvecs += X.shape[1]
@@ -117,6 +142,8 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy carries no types
         return self._rmatmat_torch(X.detach()).detach()
 
     def __matmul__(self, other: Any) -> Any:
+        if isinstance(other, Tensor | np.ndarray) and other.ndim:
+            return apply(self, other)
         if is_scalar(other) and not is_tree(self, other):
             raise ValueError(
                 "A @ scalar is not defined; use A * scalar, or A.shifted(scalar) for A + scalar·I"
@@ -148,7 +175,10 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy carries no types
 
     def matvec(self, x: Any) -> Any:
         """`A x` for one vector (n,) or (n, 1)."""
-        return self @ x if isinstance(x, Tensor) else super().matvec(x)
+        if isinstance(x, Tensor):
+            return self @ x
+        plain = type(x) is np.ndarray and x.shape == self.shape[1:]
+        return apply_numpy(self, x) if plain else super().matvec(x)
 
     def matmat(self, X: Any) -> Any:
         """`A X` for a block (n, k)."""

@@ -74,6 +74,7 @@ class BatchSum:
         total_weight: Σ_b w_b.
         num_batches: Number of batches.
         num_kept: How many of them stay linearised.
+        only: The one term that the sum is, as it is; None where the sum is anything else.
         report: How the first one is multiplied.
         verify_again: Whether what is linearised from now on is to be verified as well.
     """
@@ -122,6 +123,7 @@ class BatchSum:
             if term is not None
         ]
         self._all_kept = kept if len(kept) == np.count_nonzero(self._weights) else None
+        self.only = kept[0][0] if self._all_kept and len(kept) == 1 and kept[0][1] == 1.0 else None
         if check_deterministic and data is not None:
             self._compare_passes()
 
@@ -140,13 +142,18 @@ class BatchSum:
         if X.shape[1] == 0:
             return X.clone()
         if X.shape[1] == 1:
-            tangent = self._space.unflatten(X[:, 0])
-            parts = (
-                (self._space.flatten(term.hvp(tangent)), weight) for term, weight, _ in self.live_terms()
-            )
-            return _weighted_sum(parts).unsqueeze(1)
+            return self.vector(X.squeeze(1)).unsqueeze(1)
         return _weighted_sum(
             (self._block(term, X, nbytes), weight) for term, weight, nbytes in self.live_terms()
+        )
+
+    def vector(self, x: Tensor) -> Tensor:
+        """Σ_b w_b H_b x for x (n,)."""
+        tangent = self._space.unflatten(x)
+        if self.only is not None:
+            return self._space.flatten(self.only.hvp(tangent))
+        return _weighted_sum(
+            (self._space.flatten(term.hvp(tangent)), weight) for term, weight, _ in self.live_terms()
         )
 
     def _block(self, term: Term, X: Tensor, nbytes: int) -> Tensor:
@@ -289,7 +296,10 @@ def _weighted_sum(parts: Iterable[tuple[Tensor, float]]) -> Tensor:
     """Σ w x, in the memory of the first x."""
     total: Tensor | None = None
     for part, weight in parts:
-        total = part.mul_(weight) if total is None else total.add_(part, alpha=weight)
+        if total is None:
+            total = part if weight == 1.0 else part.mul_(weight)
+        else:
+            total.add_(part, alpha=weight)
     assert total is not None, "a sum has at least one term of positive weight"
     return total
 

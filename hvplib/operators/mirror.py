@@ -54,24 +54,26 @@ def apply_numpy(operator: Operator, x: np.ndarray[Any, Any]) -> np.ndarray[Any, 
     """
     _check_shape(operator, x.shape)
     rows = _rows(operator, x)
-    result = operator._product(rows.mT if x.ndim == 2 else rows.unsqueeze(1)).cpu().numpy()
-    result = result.astype(np.result_type(x.dtype, operator.dtype), copy=False)
-    return result if x.ndim == 2 else result[:, 0]
+    result = operator._product(rows.mT) if x.ndim == 2 else operator._vector_product(rows)
+    array: np.ndarray[Any, Any] = result.cpu().numpy()
+    if x.dtype == operator.dtype:
+        return array
+    return array.astype(np.result_type(x.dtype, operator.dtype), copy=False)
 
 
 def _rows(operator: Operator, x: np.ndarray[Any, Any]) -> Tensor:
     """A copy of x laid out as a contiguous (k, n): torch refuses read-only memory and negative strides."""
-    if not (np.issubdtype(x.dtype, np.number) or x.dtype == np.bool_):
-        raise TypeError(f"expected an array of numbers, got dtype {x.dtype}")
-    if np.iscomplexobj(x):
+    if x.dtype.kind == "c":
         raise TypeError(f"expected a real vector, got dtype {x.dtype}; multiply its real and imaginary part")
+    if x.dtype.kind not in "fiub":
+        raise TypeError(f"expected an array of numbers, got dtype {x.dtype}")
     return torch.from_numpy(np.array(x.T, dtype=operator.dtype, order="C")).to(operator.device)
 
 
 def _apply_tensor(operator: Operator, x: Tensor) -> Tensor:
-    _check_shape(operator, tuple(x.shape))
+    _check_shape(operator, x.shape)
     _check_tensor(operator, x)
-    return operator._product(x) if x.dim() == 2 else operator._product(x.unsqueeze(1)).squeeze(1)
+    return operator._product(x) if x.dim() == 2 else operator._vector_product(x)
 
 
 def _apply_tree(operator: Operator, x: Any) -> Any:
@@ -82,13 +84,17 @@ def _apply_tree(operator: Operator, x: Any) -> Any:
             f"({operator.shape[1]},) or a block ({operator.shape[1]}, k)"
         )
     _check_dtypes(domain, x)
-    if domain.kind(x) == "block":
+    kind = domain.kind(x)
+    if kind == "block":
         return codomain.unflatten_block(operator._product(domain.flatten_block(x)))
-    return codomain.unflatten(operator._product(domain.flatten(x).unsqueeze(1)).squeeze(1))
+    if kind is None:
+        domain.flatten(x)  # says in what it is no such pytree
+    return operator._tree_product(x)
 
 
 def _check_dtypes(space: Space, tree: Any) -> None:
-    for leaf, dtype in zip(tree_leaves(tree), space.dtypes, strict=False):
+    leaves = space.structure.leaves(tree)
+    for leaf, dtype in zip(tree_leaves(tree) if leaves is None else leaves, space.dtypes, strict=False):
         if isinstance(leaf, Tensor) and leaf.dtype != dtype:
             raise TypeError(
                 f"each tensor of a direction must have its primal's dtype {dtype}, got {leaf.dtype}; "
@@ -100,7 +106,7 @@ def _check_shape(operator: Operator, shape: tuple[int, ...], name: str = "") -> 
     size = operator.shape[1]
     if len(shape) not in (1, 2) or shape[0] != size:
         expected = f"{name} must be" if name else "expected"
-        raise ValueError(f"{expected} a vector ({size},) or a block ({size}, k), got shape {shape}")
+        raise ValueError(f"{expected} a vector ({size},) or a block ({size}, k), got shape {tuple(shape)}")
 
 
 def _check_tensor(operator: Operator, x: Tensor, name: str = "") -> None:
@@ -178,7 +184,11 @@ def is_tree(operator: Operator, x: Any) -> bool:
     shape (n,), and what looks like a block (n, k), is a flat vector or block: the numbers are the same.
     """
     if not isinstance(x, Tensor):
-        return not isinstance(x, np.ndarray) and any(isinstance(leaf, Tensor) for leaf in tree_leaves(x))
+        if isinstance(x, np.ndarray):
+            return False
+        if type(x) in (tuple, list) and any(isinstance(leaf, Tensor) for leaf in x):
+            return True
+        return any(isinstance(leaf, Tensor) for leaf in tree_leaves(x))
     if x.dim() in (1, 2) and x.shape[0] == operator.shape[1]:
         return False
     return operator.domain is not None and operator.domain.kind(x) is not None

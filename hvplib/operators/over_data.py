@@ -118,7 +118,18 @@ class DataOperator(Operator):
         return self.total_weight if self._options.reduction == "mean" else 1.0
 
     def _matmat_torch(self, X: Tensor) -> Tensor:
-        return self._sum.product(X).div_(self._divisor)
+        return self._divided(self._sum.product(X))
+
+    def _matvec_torch(self, x: Tensor) -> Tensor:
+        return self._divided(self._sum.vector(x))
+
+    def _tree_matvec_torch(self, x: Any) -> Any:
+        assert self.domain is not None
+        only = self._sum.only if self.domain.uniform and self._divisor == 1.0 else None
+        return super()._tree_matvec_torch(x) if only is None else only.hvp(x)
+
+    def _divided(self, total: Tensor) -> Tensor:
+        return total if self._divisor == 1.0 else total.div_(self._divisor)
 
     def _options_elsewhere(self) -> dict[str, Any]:
         """The options for the same function at another point: what was proven is not proven again."""

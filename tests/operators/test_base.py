@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,16 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
-from hvplib import Diagonal, FunctionOperator, HessianOperator, Identity, Matrix, Operator, check_operator
+from hvplib import (
+    Diagonal,
+    FunctionOperator,
+    HessianOperator,
+    Identity,
+    Matrix,
+    Operator,
+    Space,
+    check_operator,
+)
 from tests.contracts import OPERATORS, numbers, regression
 
 DTYPES = [torch.float64, torch.float32]
@@ -280,3 +290,47 @@ def test_the_name_says_what_is_known() -> None:
     assert repr(Diagonal(torch.ones(2))) == "<2x2 positive semidefinite Diagonal with dtype=float32>"
     assert repr(Diagonal(-torch.ones(2))) == "<2x2 symmetric Diagonal with dtype=float32>"
     assert repr(Matrix(torch.ones(2, 3))) == "<2x3 Matrix with dtype=float32>"
+
+
+class Doubled(Operator):
+    """2 x, with shortcuts that say which of them was taken."""
+
+    def __init__(self) -> None:
+        super().__init__((3, 3), torch.float64, symmetric=True, domain=Space.of((V[:2], V[2:])))
+
+    def _matmat_torch(self, X: Tensor) -> Tensor:
+        return 2 * X
+
+    def _matvec_torch(self, x: Tensor) -> Tensor:
+        return 2 * x + 1
+
+    def _tree_matvec_torch(self, x: Any) -> Any:
+        return tuple(2 * t + 2 for t in x)
+
+
+class Tripled(Doubled):
+    def _matmat_torch(self, X: Tensor) -> Tensor:
+        return 3 * X
+
+
+V = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+
+
+def test_one_vector_takes_the_shortcut_and_counts_as_one() -> None:
+    A = Doubled()
+    assert torch.equal(A @ V, 2 * V + 1)
+    assert (A.matvec(V.numpy()) == 2 * V.numpy() + 1).all()
+    assert torch.equal(torch.cat(A @ (V[:2], V[2:])), 2 * V + 2)
+    assert torch.equal(A @ V.unsqueeze(1), 2 * V.unsqueeze(1))
+    assert A.num_matvecs == 4
+
+
+def test_a_new_block_product_is_not_passed_by() -> None:
+    A = Tripled()
+    assert torch.equal(A @ V, 3 * V)
+    assert torch.equal(torch.cat(A @ (V[:2], V[2:])), 3 * V)
+
+
+def test_without_shortcuts_a_vector_is_a_block_of_one() -> None:
+    A = Diagonal(V)
+    assert torch.equal(A @ V, V * V) and torch.equal(A._vector_product(V), V * V)

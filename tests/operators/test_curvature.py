@@ -656,3 +656,48 @@ def test_custom_functions_that_vanish_in_the_first_batch_are_proven_in_the_next(
         HessianOperator(
             func, torch.ones(3, dtype=torch.float64), [torch.zeros(3).double(), torch.ones(3).double()]
         )
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.0])
+def test_one_term_gives_pytrees_the_numbers_of_vectors(weight: float) -> None:
+    """The way around flat vectors, for a single term of weight 1, and the way through them."""
+    x = (torch.tensor([0.5, -1.0], dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64))
+    data = None if weight == 1.0 else [torch.ones(2)]
+    H = HessianOperator(lambda a, b, *_: (a**4).sum() * b**2, x, data)
+    assert (H._sum.only is not None) == (weight == 1.0)
+    v = (torch.tensor([1.0, 3.0], dtype=torch.float64), torch.tensor(-1.0, dtype=torch.float64))
+    space = H.domain
+    assert space is not None
+    for _ in range(2):
+        product = H @ v
+        assert torch.equal(space.flatten(product), H @ space.flatten(v))
+        assert [p.shape for p in product] == [t.shape for t in v]
+    with pytest.raises(ValueError, match="expected a pytree like"):
+        H @ (v[0], v[0])
+    with pytest.raises(ValueError, match="expected a pytree like"):
+        H @ {"a": v[0]}
+
+
+def test_products_share_no_memory_with_directions() -> None:
+    """Reverse mode hands an identity's direction on as it is."""
+    x = (torch.ones(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
+    H = HessianOperator(lambda a, b: Bilinear.apply(a, b), x, verify=False)
+    v = (torch.tensor([1.0, 2.0], dtype=torch.float64), torch.tensor([3.0, 4.0], dtype=torch.float64))
+    product = H @ v
+    assert torch.equal(product[0], v[1]) and torch.equal(product[1], v[0])
+    product[0].zero_(), product[1].zero_()
+    assert v[0].tolist() == [1.0, 2.0] and v[1].tolist() == [3.0, 4.0]
+
+
+class Bilinear(torch.autograd.Function):
+    """⟨a, b⟩, whose backward passes on what it gets where it is 1."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return (a * b).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        a, b = ctx.saved_tensors
+        return b.view_as(b), a.view_as(a)

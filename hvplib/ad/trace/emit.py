@@ -43,6 +43,8 @@ _PLAIN: dict[Any, Callable[..., Any]] = {
     aten.sum.dim_IntList: Tensor.sum,
     aten.select.int: Tensor.select,
 }
+# Those of them that take the numbers of their list one by one.
+_SHAPED = {aten.view.default, aten.expand.default, aten.permute.default}
 # Elementwise operations that may write their result over an argument.
 _ELEMENTWISE = {
     aten.mul.Tensor,
@@ -107,6 +109,8 @@ def _call(
     if over is not None:
         arguments.append(f"out={names[over]}")
     target: Any = node.target
+    if target in _SHAPED and isinstance(node.args[1], list) and len(node.args[1]):
+        arguments[1:2] = map(str, node.args[1])  # one by one: a list takes torch longer to read
     if not isinstance(target, torch._ops.OpOverload):
         return f"{arguments[0]}[{arguments[1]}]"  # one of several results
     called = str(target).replace(".", "_")

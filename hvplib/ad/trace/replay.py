@@ -112,9 +112,9 @@ class Replay:
         if self.program is not None and not in_transform() and self.program.holds:
             return self.program.run(*map(plain, inputs))
         if self.reason or self.program is not None:
-            return compute(*map(plain, inputs))
+            return _apart(compute(*map(plain, inputs)), inputs)
         begun = time.perf_counter()
-        results = compute(*map(plain, inputs))
+        results = _apart(compute(*map(plain, inputs)), inputs)
         self._calls += 1
         self._seconds += time.perf_counter() - begun
         if self._pays() and not in_transform():
@@ -147,6 +147,14 @@ def plain(x: Tensor) -> Tensor:
     if x.requires_grad:
         x = x.detach()
     return x if x.is_contiguous() else x.contiguous()
+
+
+def _apart(results: Sequence[Tensor], inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The results in memory of their own, as a program gives them: one may be an input as it came."""
+    if in_transform():
+        return results
+    places = {x.data_ptr() for x in inputs}
+    return [x.clone() if x.data_ptr() in places else x for x in results]
 
 
 def _other(x: Tensor) -> Tensor:
