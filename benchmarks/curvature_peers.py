@@ -183,7 +183,7 @@ def main() -> None:
         sys.exit()
     truth = float(digits_spectrum().sum())
     with limited(options.threads):
-        traces = {name: trace_row(name, truth, 3 if options.quick else 6) for name in TRACES}
+        traces = {name: trace_row(name, truth, 3 if options.quick else 30) for name in TRACES}
         problem = digits_hessian(5, "LA", 20)
         top = {name: eigen_row(problem, run(solver, problem)) for name, solver in EIGENVALUES.items()}
     columns = ("products", "true error", "stated error", "CPU seconds", "peak MiB")
