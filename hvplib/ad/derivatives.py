@@ -22,7 +22,7 @@ from hvplib.ad.recorded import RecordedEngine
 from hvplib.ad.strategies import reverse_over_reverse
 from hvplib.ad.trace.replay import plain, same_bits, same_numbers
 from hvplib.ad.trace.second_order import SecondOrder
-from hvplib.ad.transforms import outside_transforms
+from hvplib.ad.transforms import nothing_special, outside_transforms
 from hvplib.ad.vectors import entry_size, moved
 from hvplib.ad.verify import probes
 from hvplib.errors import TraceError
@@ -149,7 +149,7 @@ class _Family:
             value: f there, if it is known.
         """
         program = self.program
-        if program is None or not self._proven or not program.holds:
+        if program is None or not self._proven or not nothing_special() or not program.holds:
             return None
         leaves, spec = flatten_primals(primals)
         points = [plain(x) for x in leaves]

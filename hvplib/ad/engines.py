@@ -90,12 +90,15 @@ class GraphEngine(Engine):
         gradients: Sequence[Tensor],
         precision: torch.dtype,
         engine: Engines = "auto",
+        hooked: bool = False,
     ) -> None:
         super().__init__(value, gradients)
         self._leaves = leaves
         self._gradients = list(gradients)
         noise = partial(_noise, self.value, self.gradient, leaves, precision)
-        self._pullback_of = partial(Pullback, inputs=leaves, precision=precision, noise=noise, engine=engine)
+        self._pullback_of = partial(
+            Pullback, inputs=leaves, precision=precision, noise=noise, engine=engine, hooked=hooked
+        )
         self._pullback = self._pullback_of(self._gradients)
         self._pullback.checks, self._pullback.attempts = self.checks, self.attempts
         self._rows: dict[int, Pullback] = {}
@@ -130,7 +133,7 @@ class GraphEngine(Engine):
             return DerivativeError("func keeps results, with their graphs, between calls")
         if gradients is None or not any(g.requires_grad for g in gradients):
             return DerivativeError("the gradient carries no graph: func looks linear to reverse mode")
-        built = cls(leaves, value, gradients, objective.precision(leaves), engine)
+        built = cls(leaves, value, gradients, objective.precision(leaves), engine, objective.hooked)
         built.custom = bool(facts.custom)
         return built
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -68,7 +69,8 @@ class Survey:
     Attributes:
         operations: How many nodes it has.
         convolution: Whether there is a convolution among them.
-        custom: Whether there is a custom `torch.autograd.Function` among them, which may do anything.
+        custom: Whether there is a custom `torch.autograd.Function` among them, in Python or in C++, which may
+            do anything, or hooks that put away what is saved for the backward pass.
     """
 
     operations: int
@@ -80,7 +82,24 @@ def survey(outputs: Sequence[Tensor]) -> Survey:
     """Walk the graph behind `outputs`; about a microsecond a node."""
     nodes = list(_nodes(outputs))
     convolution = any(node.name().startswith("ConvolutionBackward") for node in nodes)
-    return Survey(len(nodes), convolution, any(isinstance(node, BackwardCFunction) for node in nodes))
+    custom = any(isinstance(node, BackwardCFunction) or "CppNode" in node.name() for node in nodes)
+    return Survey(len(nodes), convolution, custom or any(map(_has_saved_hooks, nodes)))
+
+
+def _has_saved_hooks(node: Any) -> bool:
+    names = _raw_saved(type(node))  # type: ignore[arg-type]
+    saved = (item for name in names for item in _items(getattr(node, name)))
+    return any(getattr(item, "unpack_hook", None) is not None for item in saved)
+
+
+@cache
+def _raw_saved(kind: Hashable) -> list[str]:
+    """The attributes of a type of node that are what it saved, as it is put away."""
+    return [name for name in dir(kind) if name.startswith("_raw_saved_")]
+
+
+def _items(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def contains(outputs: Sequence[Tensor], operation: str) -> bool:
@@ -140,5 +159,4 @@ def _saved(node: Any) -> Iterator[Tensor]:
     for name in dir(type(node)):
         if name.startswith("_saved_"):
             value = getattr(node, name, None)
-            items = value if isinstance(value, tuple) else (value,)
-            yield from (item for item in items if isinstance(item, Tensor))
+            yield from (item for item in _items(value) if isinstance(item, Tensor))

@@ -73,7 +73,7 @@ class Linearization:
         self.output = detached(output)
         self.value = flat.detach()
         self.precision = objective.precision(self._points)
-        self._pullback = Pullback([flat], self._leaves, self.precision)
+        self._pullback = Pullback([flat], self._leaves, self.precision, hooked=objective.hooked)
         self._flat = flat
         self._pushforward: Pullback | None = None
 
@@ -146,7 +146,8 @@ class Linearization:
             if not self._flat.requires_grad:
                 return Pullback([torch.zeros_like(x) for x in self._leaves], [seed], self.precision)
             pulled = pulled_back([self._flat], self._leaves, [seed], create_graph=True)
-            return Pullback(materialized(pulled, self._leaves), [seed], self.precision)
+            outputs = materialized(pulled, self._leaves)
+            return Pullback(outputs, [seed], self.precision, hooked=self._objective.hooked)
 
     def _forward(self, tangents: Sequence[Tensor]) -> Tensor:
         return self._named(lambda: pushed_forward(self._objective, self._points, tangents, self.space))

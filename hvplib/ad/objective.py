@@ -45,6 +45,7 @@ class Objective:
         detached: Whether func cut a graph by `.detach()`.
         escaped: Whether func turned a tensor into plain numbers, or computed under no_grad.
         clones_inference: Whether inference tensors that func captures are cloned before use.
+        hooked: Whether func registers hooks on gradients, which are to be called at each backward pass.
         writes: What func writes to, to undo it.
         stops: What func takes for constants.
         aux: What func returned beside its value, at the last evaluation.
@@ -75,6 +76,7 @@ class Objective:
         self.clones_inference = False
         self.detached = False
         self.escaped = False
+        self.hooked = False
         self.aux: Any = None
 
     def __call__(self, leaves: Sequence[Tensor], way: Way) -> Tensor:

@@ -36,6 +36,7 @@ class Pullback:
         noise: From a vector to the size of what rounding alone may make of a product that should be zero.
         batched: Whether batched products are right and worth while, where that is known.
         engine: How it is recorded; see `Replay`.
+        hooked: Whether hooks are to be called at each backward pass.
 
     Attributes:
         batched: The same; None as long as it is not known.
@@ -51,6 +52,7 @@ class Pullback:
         noise: Callable[[Sequence[Tensor]], float] | None = None,
         batched: bool | None = None,
         engine: Engines = "auto",
+        hooked: bool = False,
     ) -> None:
         self._live = [index for index, output in enumerate(outputs) if output.requires_grad]
         self._outputs = [outputs[index] for index in self._live]
@@ -58,7 +60,8 @@ class Pullback:
         self._precision = precision
         self._noise = noise
         facts = survey(self._outputs)
-        self._operations = 2 * facts.operations if self._outputs and not facts.custom else None
+        recordable = bool(self._outputs) and not (facts.custom or hooked)
+        self._operations = 2 * facts.operations if recordable else None
         self._engine = engine
         self._single = Replay(self._operations, engine)
         self._blocks: dict[int, Replay] = {}

@@ -13,7 +13,7 @@ from hvplib.ad.leaves import ordinary
 from hvplib.ad.select import REVERSE
 from hvplib.ad.trace.replay import plain
 from hvplib.ad.trace.second_order import SecondOrder
-from hvplib.ad.transforms import in_transform
+from hvplib.ad.transforms import nothing_special
 
 __all__ = ["RecordedEngine"]
 
@@ -73,7 +73,7 @@ class RecordedEngine(Engine):
         return storage_bytes(self._residuals, apart_from=self._leaves)
 
     def _runs(self) -> bool:
-        return self._other is None and self._program.holds and not in_transform()
+        return self._other is None and nothing_special() and self._program.holds
 
     def _instead(self) -> Engine:
         self._other = self._other or self._graph()

@@ -213,6 +213,7 @@ def _refuse_grad(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: 
 def _watched_hook(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Let a hook on a gradient look; one that changes it makes it the gradient of no function."""
     tensor, hook = args
+    mode.objective.hooked = True
 
     def watched(grad: Tensor) -> Tensor:
         changed = hook(grad)

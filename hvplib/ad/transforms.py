@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.autograd import forward_ad
 
-__all__ = ["in_transform", "is_wrapped", "outside_transforms", "without_fallback"]
+__all__ = [
+    "in_transform",
+    "is_wrapped",
+    "nothing_special",
+    "outside_transforms",
+    "unseen",
+    "without_fallback",
+]
 
 _T = TypeVar("_T")
 
@@ -44,3 +52,25 @@ def outside_transforms() -> Iterator[None]:
         return
     with temporarily_clear_interpreter_stack():
         yield
+
+
+def nothing_special() -> bool:
+    """Whether torch computes here as it does by default, which is what records are made of and good for.
+
+    Autocast changes what the operations are, anomaly mode looks at what they return; transforms and dual
+    numbers want more than numbers.
+    """
+    return not (
+        in_transform()
+        or torch._C._is_any_autocast_enabled()
+        or torch.is_anomaly_enabled()
+        or forward_ad._current_level >= 0
+    )
+
+
+def unseen(run: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    """run(*inputs); function modes see as little of it as they see of a backward pass."""
+    if not torch._C._len_torch_function_stack():
+        return run(*inputs)
+    with torch._C.DisableTorchFunction():
+        return run(*inputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import operator
+import cmath
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 import torch.fx as fx
 from torch import Tensor
 
-from hvplib.ad.trace.recorder import Trait
+from hvplib.ad.trace.recorder import Trait, part_of
 
 __all__ = ["emit"]
 
@@ -55,7 +55,7 @@ _ELEMENTWISE = {
     aten.neg.default,
 }
 # What the text of an argument may refer to.
-_WORDS: dict[str, Any] = {"torch": torch, "device": torch.device, "getitem": operator.getitem}
+_WORDS: dict[str, Any] = {"torch": torch, "device": torch.device}
 
 
 def emit(
@@ -72,7 +72,7 @@ def emit(
     Args:
         graph: Pure.
         constants: What its `get_attr` nodes stand for.
-        traits: What the tensor of each node looked like when it was recorded.
+        traits: What the tensor of each node looks like, see `measured`.
         apart: See above; None for all.
     """
     memory = Memory(graph, traits)
@@ -97,7 +97,8 @@ def emit(
     body = "\n".join("    " + line for line in lines)
     source = f"def run({', '.join(parameters)}):\n{body}\n"
     exec(compile(source, "<recorded derivative>", "exec"), namespace)
-    run: Callable[..., tuple[Tensor, ...]] = namespace["run"]
+    # Popped: a function that is one of its own globals would wait for the cycle collector.
+    run: Callable[..., tuple[Tensor, ...]] = namespace.pop("run")
     return run
 
 
@@ -111,8 +112,8 @@ def _call(
     target: Any = node.target
     if target in _SHAPED and isinstance(node.args[1], list) and len(node.args[1]):
         arguments[1:2] = map(str, node.args[1])  # one by one: a list takes torch longer to read
-    if not isinstance(target, torch._ops.OpOverload):
-        return f"{arguments[0]}[{arguments[1]}]"  # one of several results
+    if target is part_of:
+        return f"{arguments[0]}[{arguments[1]}]"
     called = str(target).replace(".", "_")
     namespace[called] = _PLAIN.get(target, target._op)
     return f"{called}({', '.join(arguments)})"
@@ -124,8 +125,8 @@ def _text(value: Any, names: Mapping[fx.Node, str]) -> str:
     if isinstance(value, list | tuple):
         inner = "".join(_text(item, names) + ", " for item in value)
         return f"[{inner}]" if isinstance(value, list) else f"({inner})"
-    if isinstance(value, float):
-        return f"float({str(value)!r})"  # infinities and NaN have no literals
+    if isinstance(value, float | complex) and not cmath.isfinite(value):
+        return f"{type(value).__name__}({str(value)!r})"  # infinities and NaN have no literals
     return repr(value)
 
 
@@ -134,7 +135,7 @@ class Memory:
 
     Args:
         graph: Pure.
-        traits: What the tensor of each node looked like when it was recorded.
+        traits: What the tensor of each node looks like.
     """
 
     def __init__(self, graph: fx.Graph, traits: Mapping[fx.Node, Trait]) -> None:
@@ -169,7 +170,8 @@ class Memory:
             trait = self._traits.get(argument)
             if trait is None or argument.op != "call_function":
                 continue
-            alike = trait.shape == own.shape and trait.stride == own.stride and trait.dtype == own.dtype
+            alike = (trait.shape, trait.stride) == (own.shape, own.stride)
+            alike = alike and (trait.dtype, trait.device) == (own.dtype, own.device)
             last = self._end[trait.place] == self._position[node]
             alone = all(self._place.get(a) != trait.place or a is argument for a in node.all_input_nodes)
             if alike and trait.whole and last and alone and trait.place in self._own:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import MutableMapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ aten: Any = torch.ops.aten
 Traits = MutableMapping[fx.Node, Trait]
 
 _MUL = aten.mul.Tensor
+_WIDE = 1e30  # the largest number of float16 is met by chance, that of these dtypes is not
 
 
 def fold_signs_and_powers_of_two(
@@ -25,8 +27,9 @@ def fold_signs_and_powers_of_two(
 ) -> None:
     """a + (−b) = a − b, and for a constant c and a factor s = ±2ᵏ, s (x c) = (s x) c = x (s c).
 
-    Exact in floating point, as long as nothing overflows or gets lost below the smallest normal number: a
-    constant takes in a factor only if it is far from both.
+    Signs are always exact. Powers of two are as long as nothing overflows or gets lost below the smallest
+    normal number: a constant takes one in only if it is far from both, and in no dtype with a narrow range.
+    (What is left are vectors whose own entries are at the ends of the range.)
     """
     for node in list(graph.nodes):
         if node.op != "call_function":
@@ -68,11 +71,16 @@ def _take_in_inner(
     constant = _constant(node)
     moving = next((a for a in node.args if isinstance(a, fx.Node) and a is not constant), None)
     factor = _factor(moving)
-    if constant is None or moving is None or factor is None or traits[moving].dtype != traits[constant].dtype:
+    if constant is None or moving is None or factor is None:
+        return
+    inner: Any = moving.args[0]
+    if not traits[inner].dtype == traits[moving].dtype == traits[constant].dtype:
+        return
+    if traits[inner].stride != traits[moving].stride:
         return
     scaled = _scaled(graph, constant, factor, traits, constants)
     if scaled is not None:
-        node.args = (moving.args[0], scaled)
+        node.args = tuple(scaled if a is constant else inner for a in node.args)
 
 
 def _take_in_outer(
@@ -86,10 +94,9 @@ def _take_in_outer(
     assert factor is not None
     if constant is None or traits[constant].dtype != traits[product].dtype:
         return
-    moving = product.args[0] if product.args[1] is constant else product.args[1]
     scaled = _scaled(graph, constant, factor, traits, constants)
     if scaled is not None:
-        node.target, node.args, node.kwargs = _MUL, (moving, scaled), {}
+        node.target, node.args = _MUL, tuple(scaled if a is constant else a for a in product.args)
 
 
 def _scaled(
@@ -99,23 +106,26 @@ def _scaled(
     traits: Traits,
     constants: MutableMapping[str, Tensor],
 ) -> fx.Node | None:
-    """A node for s c; None where c comes near the ends of the range of its numbers."""
+    """A node for s c; None where c comes near the ends of its dtype's range, or is an expanded view."""
     name = f"{constant.target}_times_{len(constants)}"
     value = constants[str(constant.target)]
-    if not _is_far_from_limits(value, factor):
+    if not traits[constant].whole or not _is_far_from_limits(value, factor):
         return None
     constants[name] = value * factor
     with graph.inserting_before(constant):
         node = graph.create_node("get_attr", name)
-    shape = traits[constant]
-    traits[node] = Trait(shape.shape, constants[name].stride(), shape.dtype, -len(constants), True)
+    traits[node] = replace(traits[constant], place=-len(constants))
     return node
 
 
 def _is_far_from_limits(value: Tensor, factor: float) -> bool:
+    if not value.dtype.is_floating_point:
+        return False
     if factor == -1.0:
         return True
     limits = torch.finfo(value.dtype)
+    if limits.max < _WIDE:
+        return False
     sizes = value.abs()
     sizes = sizes[sizes > 0]
     least, most = math.sqrt(limits.tiny), math.sqrt(limits.max)

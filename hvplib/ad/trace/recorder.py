@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch.utils.weak import TensorWeakRef
 
 from hvplib.errors import TraceError
 
-__all__ = ["Record", "Trait", "record", "writes"]
+__all__ = ["Places", "Record", "Trait", "part_of", "record", "writes"]
 
 aten: Any = torch.ops.aten
 
@@ -29,16 +28,39 @@ class Trait:
     """What a recorded tensor looked like.
 
     Attributes:
-        shape, stride, dtype: Of the tensor.
+        shape, stride, dtype, device: Of the tensor.
         place: A number for its storage: equal for tensors that share memory.
-        whole: Whether its entries lie apart and fill the storage.
+        whole: Whether its entries lie apart, as they are, and fill the storage.
     """
 
     shape: torch.Size
     stride: tuple[int, ...]
     dtype: torch.dtype
+    device: torch.device
     place: int
     whole: bool
+
+
+class Places:
+    """Numbers for storages, each for one alone, be it long gone."""
+
+    def __init__(self) -> None:
+        self._storages: dict[int, Any] = {}  # a storage that is referred to keeps its address to itself
+
+    def of(self, tensor: Tensor) -> int:
+        """The number of the storage that the tensor lies in."""
+        storage = tensor.untyped_storage()
+        place: int = storage._cdata
+        if place not in self._storages:
+            self._storages[place] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+        return place
+
+    def trait(self, tensor: Tensor) -> Trait:
+        """What the tensor looks like."""
+        fills = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        whole = fills and _lie_apart(tensor) and not (tensor.is_conj() or tensor.is_neg())
+        place = self.of(tensor)
+        return Trait(tensor.shape, tensor.stride(), tensor.dtype, tensor.device, place, whole)
 
 
 @dataclass(frozen=True)
@@ -49,6 +71,7 @@ class Record:
         graph: Placeholders for the inputs, in order, then calls of operator overloads, then an output.
         constants: By the name of a `get_attr` node, the tensor that it stands for.
         traits: What the tensor of each node looked like.
+        results: What was computed.
         restriction: Why it holds for the values of these inputs only; empty if it holds for others.
         versions: What the constants come from, with the number of writes into each: it holds as long as
             there are no more.
@@ -57,6 +80,7 @@ class Record:
     graph: fx.Graph
     constants: dict[str, Tensor]
     traits: dict[fx.Node, Trait]
+    results: list[Tensor]
     restriction: str
     versions: list[tuple[Tensor, int]]
 
@@ -73,7 +97,7 @@ def record(compute: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
     too. Memory is not held longer than the computation itself would, but for constants.
 
     Raises:
-        TraceError: It cannot be run again: it writes into tensors that outlive it, and reads them.
+        TraceError: It cannot be run again: it writes into tensors that outlive it.
     """
     own = [x.detach() for x in inputs]  # an input that is given twice is two inputs
     recorder = _Recorder(own)
@@ -81,7 +105,12 @@ def record(compute: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
         results = list(compute(*own))
     recorder.graph.output(tuple(recorder.node(x) for x in results))
     return Record(
-        recorder.graph, recorder.constants, recorder.traits, recorder.restriction, recorder.versions()
+        recorder.graph,
+        recorder.constants,
+        recorder.traits,
+        results,
+        recorder.restriction,
+        recorder.versions(),
     )
 
 
@@ -101,11 +130,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # By the id of a tensor, with a reference to it: what the inputs have a part in, and what not.
         self._nodes: dict[int, tuple[Any, fx.Node]] = {}
         self._constants: dict[int, tuple[Any, fx.Node]] = {}
-        self._storages: dict[int, Any] = {}  # a storage that is referred to keeps its address to itself
-        # Storages that the inputs have no part in: made on the way, or there before and written to.
-        self._made: set[int] = set()
-        self._spoilt: set[int] = set()
-        self._read: dict[int, tuple[Tensor, int]] = {}  # what has been read of them, with its version then
+        self._places = Places()
+        self._given = {self._places.of(tensor) for tensor in inputs}  # storages of the inputs
+        self._made: set[int] = set()  # storages made on the way that the inputs have no part in
+        # What was there before and has been read, by its id, with its version then. (A storage is not enough:
+        # `tensor.data` counts its versions by itself.)
+        self._read: dict[int, tuple[Tensor, int]] = {}
         for number, tensor in enumerate(inputs):
             self._is(self.graph.placeholder(f"input_{number}"), tensor)
 
@@ -114,31 +144,34 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known = self._known(tensor) or _found(tensor, self._constants)
         if known is not None:
             return known
-        if self._place(tensor) in self._spoilt:
-            raise TraceError("a tensor that was there before is written to and read")
         name = f"constant_{len(self.constants)}"
         self.constants[name] = tensor.detach()
         self._note_read(tensor)
         node = self.graph.create_node("get_attr", name)
         self._constants[id(tensor)] = TensorWeakRef(tensor), node
-        self._describe(node, tensor)
+        self.traits[node] = self._places.trait(tensor)
         return node
 
     def versions(self) -> list[tuple[Tensor, int]]:
         """What was read that the inputs have no part in, and how often it has been written to."""
         if any(tensor._version != version for tensor, version in self._read.values()):
             raise TraceError("a tensor is written to after it was read")
-        return list(self._read.values())
+        return [read for read in self._read.values() if self._places.of(read[0]) not in self._made]
 
     def _note_read(self, tensor: Tensor) -> None:
-        if not tensor.is_inference() and (place := self._place(tensor)) not in self._read:
-            self._read[place] = tensor, tensor._version
+        if tensor.is_inference():
+            raise TraceError("an inference tensor is read, which does not tell when it is written to")
+        self._read.setdefault(id(tensor), (tensor, tensor._version))
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if not isinstance(func, torch._ops.OpOverload):
+            raise TraceError(f"{func} is no plain operation")
         result = func(*args, **kwargs)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.restriction = self.restriction or f"{func} draws random numbers"
         if not self._concerns((*args, *kwargs.values())):
             self._note_outside(func, args, kwargs, result)
         elif func in _SAME:
@@ -146,9 +179,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             assert known is not None
             self._nodes[id(result)] = TensorWeakRef(result), known
         else:
-            self.restriction = self.restriction or _restriction(func)
+            self.restriction = self.restriction or self._restriction(func, args, result)
             self._append(func, args, kwargs, result)
         return result
+
+    def _restriction(self, func: Any, args: tuple[Any, ...], result: Any) -> str:
+        """Why a record that holds this operation is good for its own inputs only, or nothing."""
+        if torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags:
+            return f"what {func} returns has a shape that depends on values"
+        if not _tensors(result) and not writes(func) and func is not aten._linalg_check_errors.default:
+            return f"{func} reads a value"  # or checks one; that of a factorisation is the constant's
+        if func is aten.as_strided.default and self._places.of(args[0]) in self._given:
+            return f"{func} counts from the beginning of an input's memory"
+        return ""
 
     def _append(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         if writes(func):
@@ -162,9 +205,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif isinstance(result, list | tuple) and _tensors(result):
             for index, part in enumerate(result):
                 if isinstance(part, Tensor):
-                    self._is(self.graph.call_function(_part, (node, index)), part)
-        elif result is not None:
-            self.restriction = self.restriction or f"{func} reads a value"
+                    self._is(self.graph.call_function(part_of, (node, index)), part)
 
     def _concerns(self, arguments: Sequence[Any]) -> bool:
         return any(self._known(tensor) is not None for tensor in _tensors_in(arguments))
@@ -174,19 +215,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _is(self, node: fx.Node, tensor: Tensor) -> None:
         self._nodes[id(tensor)] = TensorWeakRef(tensor), node
-        self._describe(node, tensor)
-
-    def _describe(self, node: fx.Node, tensor: Tensor) -> None:
-        nbytes = tensor.numel() * tensor.element_size()
-        whole = tensor.untyped_storage().nbytes() == nbytes
-        self.traits[node] = Trait(tensor.shape, tensor.stride(), tensor.dtype, self._place(tensor), whole)
-
-    def _place(self, tensor: Tensor) -> int:
-        storage = tensor.untyped_storage()
-        place: int = storage._cdata
-        if place not in self._storages:
-            self._storages[place] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-        return place
+        self.traits[node] = self._places.trait(tensor)
 
     def _named(self, value: Any) -> Any:
         """The same arguments with nodes in the place of tensors."""
@@ -202,15 +231,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _note_outside(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Keep account of the storages that the inputs have no part in."""
+        there = set()
         for tensor in _tensors_in((*args, *kwargs.values())):
-            if self._place(tensor) not in self._made:
+            there.add(place := self._places.of(tensor))
+            if place not in self._made:
                 self._note_read(tensor)
-        if writes(func):
-            for tensor in _written(func, args, kwargs):
-                if (place := self._place(tensor)) not in self._made:
-                    self._spoilt.add(place)
-        elif not func.is_view:
-            self._made.update(map(self._place, _tensors(result)))
+        if writes(func) and any(self._places.of(t) not in self._made for t in _written(func, args, kwargs)):
+            raise TraceError(f"{func} writes into a tensor that was there before")
+        self._made |= {self._places.of(tensor) for tensor in _tensors(result)} - there
 
 
 def _found(tensor: Tensor, nodes: dict[int, tuple[Any, fx.Node]]) -> fx.Node | None:
@@ -218,12 +246,24 @@ def _found(tensor: Tensor, nodes: dict[int, tuple[Any, fx.Node]]) -> fx.Node | N
     return entry[1] if entry is not None and entry[0]() is tensor else None
 
 
+def _lie_apart(tensor: Tensor) -> bool:
+    """Whether no two entries share memory and there are no gaps."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
 def writes(target: Any) -> bool:
     """Whether an operation writes into one of its arguments."""
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
-def _part(parts: Any, index: int) -> Any:
+def part_of(parts: Any, index: int) -> Any:
+    """One of several results."""
     return parts[index]
 
 
@@ -247,13 +287,3 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[T
         if argument.alias_info is not None and argument.alias_info.is_write:
             written += _tensors(kwargs.get(argument.name, args[position] if position < len(args) else None))
     return written
-
-
-@cache
-def _restriction(func: Any) -> str:
-    """Why a record that holds this operation is good for its own values only, or nothing."""
-    if torch.Tag.nondeterministic_seeded in func.tags:
-        return f"{func} draws random numbers"
-    if torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags:
-        return f"what {func} returns has a shape that depends on values"
-    return ""

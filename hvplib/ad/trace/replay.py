@@ -14,10 +14,11 @@ from hvplib.ad.guard import derivative
 from hvplib.ad.inputs import Engines
 from hvplib.ad.trace.compiled import compiled
 from hvplib.ad.trace.emit import emit
+from hvplib.ad.trace.measure import measured
 from hvplib.ad.trace.purify import purify
 from hvplib.ad.trace.recorder import Record, record
 from hvplib.ad.trace.tidy import tidy
-from hvplib.ad.transforms import in_transform
+from hvplib.ad.transforms import in_transform, nothing_special, unseen
 from hvplib.errors import TraceError
 
 __all__ = ["Program", "Replay", "plain", "pure_record", "same_bits", "same_numbers"]
@@ -30,11 +31,12 @@ _PER_OPERATION = 100e-6
 
 
 class Program:
-    """`compute` as straight-line code, recorded at these inputs, for others of the same shapes.
+    """`compute` as straight-line code, recorded at these inputs, for others of the same kind.
 
     Args:
         compute: Of tensors.
-        inputs: Examples.
+        inputs: Contiguous, with numbers that are like no others: the program is checked to give with them
+            what `compute` gave.
         compile: Whether the code goes through torch's compiler, which rounds otherwise.
 
     Raises:
@@ -47,16 +49,32 @@ class Program:
         if compile:
             self.run = compiled(made.graph, made.constants, inputs)
         else:
-            self.run = emit(made.graph, made.constants, made.traits)
+            self.run = emit(made.graph, made.constants, measured(made.graph, made.constants, inputs))
+        self._same = same_numbers if compile else same_bits
+        self._kinds = [(x.shape, x.dtype, x.device) for x in inputs]
         used = {str(node.target) for node in made.graph.nodes if node.op == "get_attr"}
         self.constants = [tensor for name, tensor in made.constants.items() if name in used]
         self._sources = [tensor for tensor, _ in made.versions]
         self._versions = [version for _, version in made.versions]
+        if not all(bool(x.isfinite().all()) for x in made.results):
+            raise TraceError("what it computes is not finite, so that it cannot be checked")
+        self.check(inputs, made.results)
+
+    def check(self, inputs: Sequence[Tensor], results: Sequence[Tensor]) -> None:
+        """Raise TraceError unless it gives these results of the computation."""
+        again = unseen(self.run, inputs)
+        if not self.takes(inputs) or not all(map(self._same, again, results)):
+            raise TraceError("the recorded program gives other numbers")
 
     @property
     def holds(self) -> bool:
         """Whether nothing that it was made from has been written to since."""
         return [tensor._version for tensor in self._sources] == self._versions
+
+    def takes(self, inputs: Sequence[Tensor]) -> bool:
+        """Whether the inputs are of the kind that it was made for."""
+        kinds = [(x.shape, x.dtype, x.device) for x in inputs if type(x) is Tensor]
+        return kinds == self._kinds
 
 
 def pure_record(compute: Compute, inputs: Sequence[Tensor]) -> Record:
@@ -65,16 +83,21 @@ def pure_record(compute: Compute, inputs: Sequence[Tensor]) -> Record:
     Raises:
         TraceError: It does not, or cannot be run again.
     """
-    made = record(compute, inputs)
-    if made.restriction:
-        raise TraceError(made.restriction)
+    made = _unrestricted(compute, inputs)
     if purify(made.graph, made.traits):
         return made
     module = fx.GraphModule(made.constants, made.graph)
-    again = record(torch.func.functionalize(module, remove="mutations"), inputs)
+    again = _unrestricted(torch.func.functionalize(module, remove="mutations"), inputs)
     if not purify(again.graph, again.traits):
         raise TraceError("there are writes that cannot be turned into values")
-    return replace(again, versions=made.versions)
+    return replace(again, versions=made.versions, results=made.results)
+
+
+def _unrestricted(compute: Compute, inputs: Sequence[Tensor]) -> Record:
+    made = record(compute, inputs)
+    if made.restriction:
+        raise TraceError(made.restriction)
+    return made
 
 
 class Replay:
@@ -104,20 +127,26 @@ class Replay:
         self._calls = 0
         self._seconds = 0.0
         self.program: Program | None = None
-        self.reason = "" if operations is not None else "custom autograd functions are not recorded"
+        self.reason = "" if operations is not None else "custom autograd functions and hooks are not recorded"
         if engine == "graph":
             self.reason = "it was asked for the graph"
 
     def __call__(self, compute: Compute, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        if self.program is not None and not in_transform() and self.program.holds:
-            return self.program.run(*map(plain, inputs))
-        if self.reason or self.program is not None:
-            return _apart(compute(*map(plain, inputs)), inputs)
+        inputs = [plain(x) for x in inputs]
+        program = self.program
+        if program is None and not self.reason:
+            return self._timed(compute, inputs)
+        if program is not None and nothing_special() and program.takes(inputs) and program.holds:
+            return unseen(program.run, inputs)
+        return _apart(compute(*inputs), inputs)
+
+    def _timed(self, compute: Compute, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What `compute` gives; a record is made when that has taken long enough."""
         begun = time.perf_counter()
-        results = _apart(compute(*map(plain, inputs)), inputs)
+        results = _apart(compute(*inputs), inputs)
         self._calls += 1
         self._seconds += time.perf_counter() - begun
-        if self._pays() and not in_transform():
+        if self._pays() and nothing_special():
             self.record(compute, inputs, results)
         return results
 
@@ -130,16 +159,13 @@ class Replay:
             with derivative():
                 # Recorded at other numbers: a program that depends on them gives itself away.
                 compile = self._engine == "compile"
-                program = Program(compute, [_other(x) for x in inputs], compile=compile)
-                again = program.run(*map(plain, inputs))
-        except (TraceError, RuntimeError, TypeError, ValueError) as error:
+                others = [_other(x, seed) for seed, x in enumerate(inputs)]
+                program = Program(compute, others, compile=compile)
+                program.check(inputs, results)
+        except Exception as error:  # whatever stands in the way: there is another way
             self.reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            return
-        same = same_numbers if compile else same_bits
-        if all(same(a, b) for a, b in zip(results, again, strict=True)):
-            self.program = program
         else:
-            self.reason = "the recorded program gives other numbers"
+            self.program = program
 
 
 def plain(x: Tensor) -> Tensor:
@@ -157,9 +183,10 @@ def _apart(results: Sequence[Tensor], inputs: Sequence[Tensor]) -> Sequence[Tens
     return [x.clone() if x.data_ptr() in places else x for x in results]
 
 
-def _other(x: Tensor) -> Tensor:
-    """Other numbers of the same kind and size."""
-    return x.detach().flip(list(range(x.dim()))).mul(0.75)
+def _other(x: Tensor, seed: int) -> Tensor:
+    """Other numbers of the same kind and size, none like another."""
+    generator = torch.Generator(x.device).manual_seed(seed)
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
 
 
 def same_numbers(left: Tensor, right: Tensor) -> bool:
@@ -169,5 +196,13 @@ def same_numbers(left: Tensor, right: Tensor) -> bool:
 
 
 def same_bits(left: Tensor, right: Tensor) -> bool:
-    """Whether two tensors hold the same numbers; NaN is equal to NaN here."""
-    return left.shape == right.shape and bool(((left == right) | ((left != left) & (right != right))).all())
+    """Whether two tensors are the same but for their places in memory; NaN is equal to NaN here.
+
+    Left may be a copy of what is an expanded view on the right.
+    """
+    if (left.shape, left.dtype) != (right.shape, right.dtype):
+        return False
+    if left.stride() not in (right.stride(), torch.empty_like(right).stride()):
+        return False
+    numbers = (left == right) & (left.signbit() == right.signbit())  # -0 is not 0
+    return bool((numbers | (left.isnan() & right.isnan())).all())

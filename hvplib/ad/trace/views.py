@@ -15,18 +15,14 @@ __all__ = ["POINTWISE", "broadcasts", "simplify_views"]
 aten: Any = torch.ops.aten
 Traits = Mapping[fx.Node, Trait]
 
-# Elementwise operations of tensors, which take any strides and broadcast.
+# Elementwise operations of tensors, which take any strides and broadcast. Each rounds once, or not at all:
+# where they compute more, kernels for neighbouring entries and for scattered ones differ in the last bit.
 POINTWISE = {
     aten.add.Tensor,
     aten.sub.Tensor,
     aten.mul.Tensor,
     aten.div.Tensor,
-    aten.neg.default,
-    aten.tanh_backward.default,
-    aten.sigmoid_backward.default,
     aten.threshold_backward.default,
-    aten.gelu_backward.default,
-    aten.mul.Scalar,
     aten.where.self,
 }
 _SWAPS = (aten.t.default, aten.transpose.int)
@@ -50,7 +46,7 @@ def simplify_views(graph: fx.Graph, traits: Traits) -> None:
 def broadcasts(graph: fx.Graph, traits: Traits) -> None:
     """Let elementwise operations broadcast by themselves, and read what is not contiguous as it lies."""
     for node in graph.nodes:
-        if node.target not in POINTWISE:
+        if node.target not in POINTWISE or node.kwargs:  # a factor `alpha` is one more operation
             continue
         for argument in node.all_input_nodes:
             plain = argument
@@ -67,20 +63,32 @@ def _is_copy(node: fx.Node) -> bool:
 def _shape(node: fx.Node, argument: fx.Node, plain: fx.Node, traits: Traits) -> torch.Size | None:
     """What the result's shape is with `plain` in the place of `argument`; None if its strides may differ.
 
-    The first of the full-size arguments decides about the strides of the result.
+    The first of the full-size arguments decides about the strides of the result, and tensors without
+    dimensions have no say in its dtype.
     """
+    own = traits[node]
     others = [other for other in node.all_input_nodes if other is not argument]
-    full = [o for o in others if traits[o].shape == traits[node].shape and traits[o].whole]
-    if not full or any(traits[o].stride != traits[node].stride for o in full):
+    full = [o for o in others if traits[o].shape == own.shape and traits[o].whole]
+    if not full or any(traits[o].stride != own.stride for o in full):
+        return None
+    if {traits[a].dtype for a in node.all_input_nodes} - {torch.bool} != {own.dtype}:
+        return None
+    if node.all_input_nodes[0] is argument and not (_is_in_order(traits[plain]) and _is_in_order(own)):
         return None
     shapes = [traits[plain].shape, *(traits[o].shape for o in others)]
     broadcast: torch.Size = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
     return broadcast
 
 
+def _is_in_order(trait: Trait) -> bool:
+    """Whether the entries follow one another as in a contiguous tensor, be it with gaps."""
+    strides = [stride for stride, size in zip(trait.stride, trait.shape, strict=True) if size != 1]
+    return strides == sorted(strides, reverse=True)
+
+
 def _same(node: fx.Node, base: fx.Node, traits: Traits) -> fx.Node | None:
     """The node that this view shows as it is."""
-    if node.target in _SWAPS and base.target in _SWAPS:
+    if node.target in _SWAPS and base.target in _SWAPS and traits[node].shape:
         if _swapped(node, traits) == _swapped(base, traits):
             return base.args[0]  # type: ignore[return-value]
         return None
@@ -106,6 +114,8 @@ def _shorten(node: fx.Node, base: fx.Node, traits: Traits) -> None:
         axes: Any
         source, axes, _ = base.args
         summed = traits[source]
+        if not axes or not summed.shape or base.kwargs:
+            return
         dims = {dim % len(summed.shape) for dim in axes}
         left = [size for dim, size in enumerate(summed.shape) if dim not in dims]
         if left == list(traits[node].shape):

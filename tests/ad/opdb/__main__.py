@@ -10,6 +10,7 @@ import warnings
 import torch
 
 from tests.ad.opdb.farm import run
+from tests.ad.opdb.recording import judge_by_force, judge_record, tally
 from tests.ad.opdb.summary import listing, one_line
 from tests.ad.opdb.units import LEFT_OUT, units
 from tests.ad.opdb.verdicts import MODES, PLAIN, judge
@@ -19,6 +20,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.ad.opdb", description=__doc__)
     parser.add_argument("--strategy", default="auto", help=f"a strategy of hvplib.hvp, or {', '.join(PLAIN)}")
     parser.add_argument("--mode", default="all", choices=MODES)
+    parser.add_argument("--force-recording", action="store_true", help="every product from a record")
+    parser.add_argument("--records", action="store_true", help="hold records against their graphs instead")
     parser.add_argument("--ops", nargs="*", default=[], help="parts of unit names, such as op:nn or cdist")
     parser.add_argument("--samples", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
@@ -37,7 +40,10 @@ def main() -> int:
     ]
 
     def one(unit):  # type: ignore[no-untyped-def]
-        return judge(unit, options.strategy, options.mode, options.samples)
+        if options.records:
+            return judge_record(unit, options.samples)
+        verdict = judge_by_force if options.force_recording else judge
+        return verdict(unit, options.strategy, options.mode, options.samples)
 
     if options.traceback:
         _show_tracebacks()
@@ -45,6 +51,8 @@ def main() -> int:
     else:
         verdicts = list(run(chosen, one, jobs=options.jobs, timeout=options.timeout))
     sys.stdout.write(listing(verdicts, notes=options.notes) + "\n" + one_line(verdicts) + "\n")
+    if options.records:
+        sys.stdout.write(tally(verdicts) + "\n")
     if options.save:
         with open(options.save, "wb") as stream:
             pickle.dump(verdicts, stream)
