@@ -121,7 +121,8 @@ def _scaled(
 def _is_far_from_limits(value: Tensor, factor: float) -> bool:
     if not value.dtype.is_floating_point:
         return False
-    if factor == -1.0:
+    factor = abs(factor)
+    if factor == 1.0:
         return True
     limits = torch.finfo(value.dtype)
     if limits.max < _WIDE:

@@ -33,8 +33,10 @@ def purify(graph: fx.Graph, traits: Mapping[fx.Node, Trait]) -> bool:
             continue
         function = _without_write(node, traits)
         here = position[node]
+        if function is None:
+            return False
         before = [other for other in sharing[traits[node].place] if position[other] < here]
-        if function is None or any(position[user] > here for other in before for user in other.users):
+        if any(position[user] > here for other in before for user in other.users):
             return False
         plain[node] = function
     for node, function in plain.items():
@@ -45,7 +47,8 @@ def purify(graph: fx.Graph, traits: Mapping[fx.Node, Trait]) -> bool:
 def _without_write(node: fx.Node, traits: Mapping[fx.Node, Trait]) -> Any:
     """The operation that computes what this one writes, if it gives a tensor of the same kind."""
     name, _, overload = str(node.target).removeprefix("aten.").partition(".")
-    written = traits.get(node.args[0])  # type: ignore[arg-type]
+    first = node.args[0] if node.args else None
+    written = traits.get(first) if isinstance(first, fx.Node) else None
     packet = getattr(torch.ops.aten, name.removesuffix("_"), None)
     if not name.endswith("_") or written is None or not written.whole:
         return None

@@ -21,6 +21,8 @@ aten: Any = torch.ops.aten
 
 # Operations that give back their first argument: the node of the argument stands for the result.
 _SAME = {aten.detach.default, aten.alias.default, aten.lift_fresh.default}
+# Operations whose second argument, a mask, decides about the shape of the result.
+_SHAPED_BY_SECOND = {aten.index.Tensor, aten.masked_select.default}
 
 
 @dataclass(frozen=True)
@@ -185,8 +187,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _restriction(self, func: Any, args: tuple[Any, ...], result: Any) -> str:
         """Why a record that holds this operation is good for its own inputs only, or nothing."""
-        if torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags:
-            return f"what {func} returns has a shape that depends on values"
+        deciding = args[1:] if func in _SHAPED_BY_SECOND else args
+        by_values = (
+            torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+        )
+        if by_values and self._concerns(deciding):
+            return f"what {func} returns, or its shape, depends on values"
         if not _tensors(result) and not writes(func) and func is not aten._linalg_check_errors.default:
             return f"{func} reads a value"  # or checks one; that of a factorisation is the constant's
         if func is aten.as_strided.default and self._places.of(args[0]) in self._given:
