@@ -163,7 +163,7 @@ class _Family:
             self._give_up("func changes by more than its arguments")
             return None
         graph = partial(_graph_engine, objective, points)
-        engine = RecordedEngine(program, found, gradients, residuals, points, graph)
+        engine = RecordedEngine(program, found, gradients, residuals, points, _tensors(data), graph)
         return LocalModel(objective, leaves, spec, engine, verify=False)
 
     def _draws(self, leaves: Sequence[Tensor], spec: TreeSpec, data: tuple[Any, ...]) -> bool:

@@ -25,6 +25,7 @@ class RecordedEngine(Engine):
         program: Of the function.
         value, gradients, residuals: What it gave at the point.
         leaves: The point.
+        data: What else the function was given there.
         graph: Makes an engine that needs no program, for when it cannot be run.
     """
 
@@ -35,12 +36,17 @@ class RecordedEngine(Engine):
         gradients: Sequence[Tensor],
         residuals: Sequence[Tensor],
         leaves: Sequence[Tensor],
+        data: Sequence[Tensor],
         graph: Callable[[], Engine],
     ) -> None:
         super().__init__(value, gradients)
         self._program = program
         self._residuals = residuals
         self._leaves = leaves
+        # Residuals may be the user's own tensors, and the graph is made of these.
+        self._residual_versions = _versions(residuals)
+        self._given = [*leaves, *data]
+        self._given_versions = _versions(self._given)
         self._graph = graph
         self._other: Engine | None = None
 
@@ -73,8 +79,27 @@ class RecordedEngine(Engine):
         return storage_bytes(self._residuals, apart_from=self._leaves)
 
     def _runs(self) -> bool:
-        return self._other is None and nothing_special() and self._program.holds
+        if self._other is not None or not nothing_special() or not self._program.holds:
+            return False
+        if _versions(self._residuals) != self._residual_versions:
+            raise _written_to()
+        return True
 
     def _instead(self) -> Engine:
-        self._other = self._other or self._graph()
+        if self._other is None:
+            if _versions(self._given) != self._given_versions:
+                raise _written_to()
+            self._other = self._graph()
         return self._other
+
+
+def _versions(tensors: Sequence[Tensor]) -> list[int]:
+    """How often each has been written to, where it tells."""
+    return [0 if x.is_inference() else x._version for x in tensors]
+
+
+def _written_to() -> RuntimeError:
+    return RuntimeError(
+        "a tensor that this local model was made from has been modified by an in-place operation since; "
+        "make a new local model, or give it copies (.clone())"
+    )

@@ -174,6 +174,33 @@ def test_the_graph_is_there_where_a_program_cannot_run() -> None:
     torch.testing.assert_close(inside, mapped[0], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("what", ["point", "data", "data through a view"])
+def test_writing_to_what_a_product_reads_is_told(what: str) -> None:
+    w, v = normal(4, seed=7), normal(4, seed=8)
+    of = derivatives(lambda x, w: ((x * w).sin() * x**3).sum())
+    learnt(of, w)
+    x = normal(4, seed=99)
+    model = of.local_model(x, (w,), verify=False)
+    assert is_recorded(model)
+    before = model.hvp(v)
+    (x if what == "point" else w[1:] if "view" in what else w).mul_(2)
+    if what == "point":  # of which a product reads only what was computed before
+        assert torch.equal(model.hvp(v), before)
+    else:
+        with pytest.raises(RuntimeError, match="modified by an in-place operation"):
+            model.hvp(v)
+    with pytest.raises(RuntimeError, match="modified by an in-place operation"):
+        torch.func.vmap(model.hvp)(v[None])  # by way of a graph, which would be that of another point
+
+
+def test_nothing_is_recorded_or_run_under_autocast() -> None:
+    model, v = learnt(derivatives(SMOOTH["tanh layer"])), normal(4, seed=8)
+    expected = model.hvp(v)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(model.hvp(v), expected, rtol=1e-12, atol=1e-12)
+        assert not model.report.recorded
+
+
 def test_asked_for_the_graph_there_is_no_record() -> None:
     of = derivatives(SMOOTH["quadratic"], engine="graph")
     assert not is_recorded(learnt(of)) and not of._families
