@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,17 +72,37 @@ def functional_vhp(problem: Problem) -> Callable[[Tangent], Any]:
 # ------------------------------------------------------------------------------- a product at a fixed point
 
 
-def hvplib_local_model(problem: Problem) -> Callable[[Tangent], Any]:
+def hvplib_local_model(problem: Problem, engine: Any = "record") -> Callable[[Tangent], Any]:
     import hvplib
 
-    return hvplib.local_model(problem.func, problem.params).hvp
+    return hvplib.local_model(problem.func, problem.params, engine=engine).hvp
 
 
 def hvplib_operator(problem: Problem) -> Callable[[Tangent], Any]:
     import hvplib
 
-    operator = hvplib.HessianOperator(problem.func, problem.params)
+    operator = hvplib.HessianOperator(problem.func, problem.params, engine="record")
     return lambda v: operator @ v
+
+
+def jax_linearize(problem: Problem) -> Callable[[Tangent], Any]:
+    """Its linearisation of the gradient, compiled; the tangent is an array of its own already."""
+    import jax
+    import numpy as np
+
+    from benchmarks.problems.in_jax import in_jax
+
+    func, params = in_jax(problem)
+    _, push = jax.linearize(jax.grad(func, argnums=tuple(range(len(params)))), *params)
+    push = jax.jit(push)
+    arrays: dict[int, Any] = {}
+
+    def product(v: Tangent) -> list[Tensor]:
+        own = arrays.setdefault(id(v), [jax.numpy.asarray(t.numpy()) for t in v])
+        result = jax.block_until_ready(push(*own))
+        return [torch.from_numpy(np.asarray(r)) for r in result]
+
+    return product
 
 
 def retained_graph(problem: Problem) -> Callable[[Tangent], Any]:
@@ -147,9 +168,12 @@ ONE_OFF: dict[str, Builder] = {
 
 FIXED_POINT: dict[str, Builder] = {
     "**hvplib.local_model(...).hvp**": hvplib_local_model,
+    "**the same, compiled**": partial(hvplib_local_model, engine="compile"),
+    "**the same, the graph**": partial(hvplib_local_model, engine="graph"),
     "**hvplib.HessianOperator @ v**": hvplib_operator,
     "retained graph by hand": retained_graph,
     "torch.func.linearize(grad)": linearize,
+    "JAX: jit(linearize(grad))": jax_linearize,
     "curvlinops": curvlinops,
     "hessian-eigenthings": hessian_eigenthings,
     "PyHessian": pyhessian,

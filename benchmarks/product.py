@@ -19,7 +19,7 @@ from benchmarks.contest import Score, contest
 from benchmarks.problems import PROBLEMS, Problem, in_double
 from benchmarks.tables import arguments, figure, publish, table
 
-PEERS = ("hvplib", "curvlinops-for-pytorch", "hessian-eigenthings", "pyhessian")
+PEERS = ("hvplib", "curvlinops-for-pytorch", "hessian-eigenthings", "pyhessian", "jax")
 UNIT = "one eager gradient"
 
 
