@@ -11,12 +11,8 @@ from benchmarks.problems.models import Problem
 
 __all__ = ["in_jax"]
 
-# One thread, as torch has; and it would fold constants of a hundred megabytes for minutes.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1 "
-    "--xla_disable_hlo_passes=constant_folding",
-)
+# One thread, as torch has here.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
 
 Function = Callable[..., Any]
 
