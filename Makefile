@@ -29,6 +29,8 @@ docs: $(VENV)/.test-installed ## the documentation, in site/
 bench: $(VENV)/.bench-installed ## time the library beside its peers: tables, then pytest-benchmark
 	$(BIN)/python -m benchmarks.product
 	$(BIN)/python -m benchmarks.batches
+	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.setup_cost
 	$(BIN)/python -m benchmarks.dense
 	$(BIN)/python -m benchmarks.eigen
 	$(BIN)/python -m benchmarks.linear

@@ -1,13 +1,13 @@
 """The cost of a product over mini-batches: `python -m benchmarks.batches`.
 
-The Hessian of the mean loss of a 784-512-512-10 classifier over 20 batches of 512 examples, times one vector,
-in units of one eager gradient over the same 20 batches. Set-up and verification excluded.
+The Hessian of the mean loss over 20 batches, times one vector, in units of one eager gradient over the same
+batches: of a 784-512-512-10 classifier on batches of 512, and of a 20-32-1 network on batches of 64. Set-up
+and verification excluded.
 """
 
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,17 +17,23 @@ from torch import Tensor
 
 from benchmarks.contenders import flat
 from benchmarks.contest import contest
-from benchmarks.problems import Problem, mlp3
+from benchmarks.problems import Problem, mlp3, tiny
 from benchmarks.product import PEERS, UNIT, cell
-from benchmarks.tables import arguments, publish, table
+from benchmarks.tables import arguments, prepare, publish, table
 
 Batches = list[tuple[Tensor, Tensor]]
 
 
 def batches(count: int, size: int = 512) -> Batches:
-    """Return random images and labels in the shapes of the problem."""
+    """Return random images and labels in the shapes of the classifier."""
     torch.manual_seed(1)
     return [(torch.randn(size, 784), torch.randint(10, (size,))) for _ in range(count)]
+
+
+def small_batches(count: int, size: int = 64) -> Batches:
+    """Return random examples and targets in the shapes of the small network."""
+    torch.manual_seed(1)
+    return [(torch.randn(size, 20), torch.randn(size, 1)) for _ in range(count)]
 
 
 def loss_of(problem: Problem) -> Callable[..., Tensor]:
@@ -62,7 +68,7 @@ def gradient(problem: Problem, data: Batches) -> Callable[[], Any]:
 def hvplib_operator(problem: Problem, data: Batches, **options: Any) -> Callable[[], Any]:
     import hvplib
 
-    operator = hvplib.HessianOperator(loss_of(problem), problem.params, data, **options)
+    operator = hvplib.HessianOperator(loss_of(problem), problem.params, data, engine="record", **options)
     v = flat(problem.tangents())
     return lambda: operator @ v
 
@@ -130,30 +136,31 @@ CONTENDERS: dict[str, Callable[[Problem, Batches], Callable[[], Any]]] = {
 }
 
 
-def main() -> None:
-    """Run the comparison and print it."""
-    options = arguments(__doc__).parse_args()
-    torch.set_num_threads(options.threads)
-    warnings.simplefilter("ignore")  # the peers' own
-    data, problem = batches(3 if options.quick else 20), mlp3()
+def compare(problem: Problem, data: Batches, *, quick: bool) -> str:
+    """Return the table of one problem."""
     right = flat(by_hand(problem, data, kept=False)())
 
     def error(name: str, result: Any) -> float:
         return 0.0 if name == UNIT else float((flat(result) - right).norm() / right.norm())
 
     builders = {name: partial(contender, problem, data) for name, contender in CONTENDERS.items()}
-    scores = contest(
-        {UNIT: partial(gradient, problem, data)} | builders,
-        UNIT,
-        error,
-        budget=3.0 if options.quick else 60.0,
-        at_least=3,
-    )
-    rows = {name: [cell(name, score)] for name, score in scores.items()}
+    unit = {UNIT: partial(gradient, problem, data)}
+    scores = contest(unit | builders, UNIT, error, budget=3.0 if quick else 60.0, at_least=3)
+    return table("", ["cost"], {name: [cell(name, score)] for name, score in scores.items()})
+
+
+def main() -> None:
+    """Run the comparisons and print them."""
+    options = arguments(__doc__).parse_args()
+    prepare(options)
+    count = 3 if options.quick else 20
     publish(
         "batches",
-        f"A product over {len(data)} mini-batches of 512 (784-512-512-10)",
-        {"In gradients over the same data": table("", ["cost"], rows)},
+        "A product over mini-batches, in gradients over the same data",
+        {
+            f"{count} batches of 64, 20-32-1": compare(tiny(), small_batches(count), quick=options.quick),
+            f"{count} batches of 512, 784-512-512-10": compare(mlp3(), batches(count), quick=options.quick),
+        },
         packages=PEERS,
         save=options.save,
     )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks.contest import Absent
 from benchmarks.problems import Problem
 
-__all__ = ["FIXED_POINT", "ONE_OFF", "Builder", "flat", "gradient"]
+__all__ = ["BLOCKS", "FIXED_POINT", "ONE_OFF", "Builder", "flat", "gradient"]
 
 Tangent = tuple[Tensor, ...]
 Builder = Callable[[Problem], Callable[[Tangent], Any]]
@@ -85,7 +85,7 @@ def hvplib_operator(problem: Problem) -> Callable[[Tangent], Any]:
     return lambda v: operator @ v
 
 
-def jax_linearize(problem: Problem) -> Callable[[Tangent], Any]:
+def jax_linearize(problem: Problem, *, block: bool = False) -> Callable[[Tangent], Any]:
     """Its linearisation of the gradient, compiled; the tangent is an array of its own already.
 
     What is linearised is an argument of the compiled function: as constants it would be folded for minutes.
@@ -97,12 +97,14 @@ def jax_linearize(problem: Problem) -> Callable[[Tangent], Any]:
 
     func, params = in_jax(problem)
     _, push = jax.linearize(jax.grad(func, argnums=tuple(range(len(params)))), *params)
-    compiled = jax.jit(lambda linear, v: linear(*v))
+    linear, residuals = jax.closure_convert(push, *params)
+    apply = jax.vmap(linear, in_axes=(0,) * len(params) + (None,) * len(residuals)) if block else linear
+    compiled = jax.jit(apply)
     arrays: dict[int, Any] = {}
 
     def product(v: Tangent) -> list[Tensor]:
         own = arrays.setdefault(id(v), [jax.numpy.asarray(t.numpy()) for t in v])
-        result = jax.block_until_ready(compiled(push, own))
+        result = jax.block_until_ready(compiled(*own, *residuals))
         return [torch.from_numpy(np.array(r)) for r in result]
 
     return product
@@ -119,6 +121,38 @@ def linearize(problem: Problem) -> Callable[[Tangent], Any]:
     grad = torch.func.grad(problem.func, argnums=tuple(range(len(problem.params))))
     _, push = torch.func.linearize(grad, *problem.params)
     return lambda v: push(*v)
+
+
+def hvplib_block(problem: Problem, engine: Any = "record") -> Callable[[Tangent], Any]:
+    import hvplib
+
+    return hvplib.local_model(problem.func, problem.params, engine=engine).hvp_block
+
+
+def looped(problem: Problem) -> Callable[[Tangent], Any]:
+    """Our own products, one by one."""
+    single = hvplib_local_model(problem)
+
+    def product(v: Tangent) -> list[Tensor]:
+        columns = [single(tuple(t[j] for t in v)) for j in range(v[0].shape[0])]
+        return [torch.stack(parts) for parts in zip(*columns, strict=True)]
+
+    return product
+
+
+def batched_grads(problem: Problem) -> Callable[[Tangent], Any]:
+    leaves = [p.detach().requires_grad_() for p in problem.params]
+    grads = torch.autograd.grad(problem.func(*leaves), leaves, create_graph=True)
+    return lambda v: torch.autograd.grad(grads, leaves, v, retain_graph=True, is_grads_batched=True)
+
+
+def vmapped(problem: Problem) -> Callable[[Tangent], Any]:
+    grad = torch.func.grad(problem.func, argnums=tuple(range(len(problem.params))))
+    return lambda v: torch.func.vmap(lambda *t: torch.func.jvp(grad, problem.params, t)[1])(*v)
+
+
+def jax_block(problem: Problem) -> Callable[[Tangent], Any]:
+    return jax_linearize(problem, block=True)
 
 
 def curvlinops(problem: Problem) -> Callable[[Tangent], Any]:
@@ -167,6 +201,15 @@ ONE_OFF: dict[str, Builder] = {
     "double backward by hand": double_backward,
     "torch.autograd.functional.hvp": functional_hvp,
     "torch.autograd.functional.vhp": functional_vhp,
+}
+
+BLOCKS: dict[str, Builder] = {
+    "**hvplib.local_model(...).hvp_block**": hvplib_block,
+    "**the same, compiled**": partial(hvplib_block, engine="compile"),
+    "a loop over our own products": looped,
+    "autograd.grad(is_grads_batched=True)": batched_grads,
+    "torch.func: vmap(jvp(grad))": vmapped,
+    "JAX: jit(vmap(linearize(grad)))": jax_block,
 }
 
 FIXED_POINT: dict[str, Builder] = {

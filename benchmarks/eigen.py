@@ -193,9 +193,6 @@ def main() -> None:
     """Run the comparisons and print them."""
     parser = arguments(__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument(
-        "--cpu-time", action="store_true", help="of this process: for a machine that is shared"
-    )
     parser.add_argument("--problems", nargs="+", help="only those whose names contain one of these")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

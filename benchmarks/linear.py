@@ -171,9 +171,6 @@ COLUMNS = ("products", "ratio", "seconds", "outside", "ms a product", "ratio out
 def main() -> None:
     """Run the comparison and print it."""
     parser = arguments(__doc__)
-    parser.add_argument(
-        "--cpu-time", action="store_true", help="of this process: for a machine that is shared"
-    )
     parser.add_argument("--systems", nargs="+", help="only those whose names contain one of these")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

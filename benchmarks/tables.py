@@ -9,11 +9,14 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-__all__ = ["arguments", "figure", "limited", "publish", "table"]
+from benchmarks.timing import is_cpu_time, take_cpu_time
+
+__all__ = ["arguments", "figure", "limited", "prepare", "publish", "table"]
 
 _RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -47,7 +50,18 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="under a minute, noisier")
     parser.add_argument("--save", action="store_true", help="write the tables to benchmarks/results/")
     parser.add_argument("--threads", type=int, default=1, help="threads for torch (default: 1)")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="of this process: for a machine that is shared"
+    )
     return parser
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Set threads and clock as the options say, and silence the peers' warnings."""
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore")
+    if options.cpu_time:
+        take_cpu_time()
 
 
 @contextlib.contextmanager
@@ -69,7 +83,8 @@ def publish(
     dtype: str = "float32",
 ) -> None:
     """Print the tables under their headings, and write them to a dated file if asked to."""
-    parts = [f"# {title}", "", f"{_machine()}, {dtype}. {_versions('torch', *packages)}.", ""]
+    clock = " Times are of the processor, of this process." if is_cpu_time() else ""
+    parts = [f"# {title}", "", f"{_machine()}, {dtype}. {_versions('torch', *packages)}.{clock}", ""]
     for heading, text in sections.items():
         parts += [f"## {heading}", "", text, ""]
     document = "\n".join(parts).rstrip() + "\n"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Timing", "clock", "interleaved", "ratios", "take_cpu_time"]
+__all__ = ["Timing", "clock", "interleaved", "is_cpu_time", "ratios", "take_cpu_time"]
 
 # A slot this long hides the clock and lets a contender run in its own caches, as it would in a solver's loop.
 _SLOT = 5e-3
@@ -20,6 +20,11 @@ _clock = time.perf_counter
 def clock() -> float:
     """Seconds, of which only differences mean anything."""
     return _clock()
+
+
+def is_cpu_time() -> bool:
+    """Whether `clock` tells the processor's time."""
+    return _clock is time.process_time
 
 
 def take_cpu_time() -> None:

@@ -33,10 +33,11 @@ class Problem:
         """The number of unknowns."""
         return sum(p.numel() for p in self.params)
 
-    def tangents(self, seed: int = 1) -> tuple[Tensor, ...]:
-        """Return one random vector of the shape of the parameters."""
+    def tangents(self, seed: int = 1, width: int | None = None) -> tuple[Tensor, ...]:
+        """Return a random vector of the shape of the parameters, or several along a leading dimension."""
         generator = torch.Generator().manual_seed(seed)
-        return tuple(torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in self.params)
+        lead = () if width is None else (width,)
+        return tuple(torch.randn((*lead, *p.shape), generator=generator, dtype=p.dtype) for p in self.params)
 
 
 class MeanSquare(nn.Module):
