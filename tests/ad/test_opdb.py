@@ -10,12 +10,15 @@ from collections.abc import Sequence
 
 import pytest
 
+from hvplib.ad.trace import replay
 from tests.ad.opdb.farm import run
+from tests.ad.opdb.recording import RECORDED, judge_by_force, judge_record, tally
 from tests.ad.opdb.summary import judged, listing, one_line, share_right
 from tests.ad.opdb.units import LEFT_OUT, Unit, units
 from tests.ad.opdb.verdicts import Verdict, judge
 
 RIGHT_AT_LEAST = 0.992
+RECORDED_AT_LEAST = 0.8
 SAMPLES = 3
 
 
@@ -46,6 +49,77 @@ def test_right_or_refused(database, mode, units_at_least, capsys):
     assert len(judged(verdicts)) >= units_at_least
     assert share_right(verdicts) >= RIGHT_AT_LEAST
     assert {v.verdict for v in judged(verdicts)} <= {"right", "refused"}, listing(judged(verdicts))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "units_at_least"), [("batched", 770), ("dense", 500)])
+def test_recorded_products_are_right_or_refused(database, mode, units_at_least):
+    """The same with every product recorded at its first call; the other modes keep no graph to record."""
+    verdicts = list(
+        run(database, lambda unit: judge_by_force(unit, "auto", mode, SAMPLES), jobs=2, timeout=240.0)
+    )
+    assert len(judged(verdicts)) >= units_at_least
+    assert share_right(verdicts) >= RIGHT_AT_LEAST
+    assert {v.verdict for v in judged(verdicts)} <= {"right", "refused"}, listing(judged(verdicts))
+
+
+def hold_records_to_their_graphs(chosen: Sequence[Unit]) -> list[Verdict]:
+    verdicts = list(run(chosen, lambda unit: judge_record(unit, SAMPLES), jobs=2, timeout=240.0))
+    assert {v.verdict for v in verdicts} <= {"right", "unjudged"}, listing(verdicts)
+    # What stands in the way of a record is told in the recorder's own words, or torch's.
+    blunders = ("KeyError", "AttributeError", "IndexError", "AssertionError", "SyntaxError", "NameError")
+    assert not [note for v in verdicts for note in v.notes if note.startswith(blunders)], tally(verdicts)
+    return verdicts
+
+
+@pytest.mark.slow
+def test_every_record_gives_the_bits_of_its_graph(database, capsys):
+    """With dense, large, small, sparse, zero and non-finite vectors, alone in blocks; and none crashes."""
+    verdicts = hold_records_to_their_graphs(database)
+    with capsys.disabled():
+        sys.stdout.write(f"\n{tally(verdicts)}\n")
+    counted = [v for v in verdicts if v.judged]
+    assert len(counted) >= 775
+    assert sum(all(note == RECORDED for note in v.notes) for v in counted) >= RECORDED_AT_LEAST * len(counted)
+
+
+def test_some_records_give_the_bits_of_their_graphs(database):
+    names = (
+        *(
+            "op:cumprod",
+            "op:nn.functional.layer_norm",
+            "op:index_put",
+            "op:linalg.solve",
+            "op:nn.functional.gelu",
+        ),
+        *(
+            "op:softmax",
+            "op:var",
+            "op:fft.rfft",
+            "op:nn.functional.conv2d",
+            "module:nn.MultiheadAttention.train",
+        ),
+        *("op:sort", "op:prod", "inplace:mul", "module:nn.LSTM", "op:nn.functional.dropout", "op:cdist"),
+    )
+    chosen = [unit for unit in database if unit.name in names]
+    assert len(chosen) == len(names), set(names) - {unit.name for unit in chosen}
+    verdicts = hold_records_to_their_graphs(chosen)
+    assert sum(RECORDED in v.notes for v in verdicts) >= len(names) - 2, tally(verdicts)
+
+
+def test_a_record_that_differs_is_seen(database, monkeypatch):
+    """Where it errs for some vectors only, and its own check looks away."""
+    monkeypatch.setattr(replay, "_CALLS", replay._CALLS)
+    monkeypatch.setattr(replay, "_PER_OPERATION", replay._PER_OPERATION)
+    right = replay.emit
+    monkeypatch.setattr(
+        replay,
+        "emit",
+        lambda *a: (lambda run: lambda *x: tuple(r * (1 + (x[0].max() > 1e4)) for r in run(*x)))(right(*a)),
+    )
+    (unit,) = (unit for unit in database if unit.name == "op:sin")
+    verdict = judge_record(unit, 1)
+    assert verdict.verdict == "wrong" and "different" in verdict.detail
 
 
 @pytest.mark.parametrize(
