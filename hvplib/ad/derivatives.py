@@ -27,7 +27,7 @@ from hvplib.ad.vectors import entry_size, moved
 from hvplib.ad.verify import probes
 from hvplib.errors import TraceError
 
-__all__ = ["Derivatives"]
+__all__ = ["Derivatives", "signature"]
 
 # Points at which the graph is made before a program is recorded, and at which a program is held against it.
 _FIRST = 4
@@ -97,7 +97,7 @@ class Derivatives:
         return model
 
     def _family(self, primals: Any, data: tuple[Any, ...]) -> _Family | None:
-        key = _signature((primals, data))
+        key = signature((primals, data))
         if key is None:
             return None
         if key not in self._families and len(self._families) >= _FAMILIES:
@@ -211,7 +211,7 @@ def _tensors(data: Any) -> list[Tensor]:
     return [leaf for leaf in tree_flatten(data)[0] if isinstance(leaf, Tensor)]
 
 
-def _signature(tree: Any) -> Hashable | None:
+def signature(tree: Any) -> Hashable | None:
     """What a program depends on beside the numbers in the tensors; None if that cannot be told."""
     leaves, spec = tree_flatten(tree)
     described: list[Hashable] = []

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from hvplib.ad.graph import operations
 from hvplib.ad.guard import derivative
 from hvplib.ad.hvp import product as product_by
 from hvplib.ad.inputs import Engines
@@ -115,6 +116,20 @@ class GraphEngine(Engine):
     def batches(self) -> bool:
         """Whether batched products are right and worth while."""
         return self._pullback.batched is True
+
+    @property
+    def operations(self) -> int:
+        """A number for the operations of the gradient's graph: the same for the same ones."""
+        return operations(self._gradients)
+
+    def believe_batches(self) -> None:
+        """Take batched products for right: they have been held against something."""
+        if self._pullback.batched is None:
+            self._pullback.batched = True
+
+    def batch(self, tangents: Sequence[Tensor]) -> Sequence[Tensor] | None:
+        """Products by a batched pass that nothing has been held against yet; None where there is none."""
+        return self._pullback.unchecked(tangents)
 
     @classmethod
     def build(

@@ -102,6 +102,11 @@ def _items(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
+def operations(outputs: Sequence[Tensor]) -> int:
+    """A number for the names of the nodes behind `outputs`: the same for the same operations."""
+    return hash(tuple(node.name() for node in _nodes(outputs)))
+
+
 def contains(outputs: Sequence[Tensor], operation: str) -> bool:
     """Whether a node of the graph behind `outputs` has a name that begins so."""
     return any(node.name().startswith(operation) for node in _nodes(outputs))

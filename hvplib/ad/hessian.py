@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten
 
 from hvplib.ad.axes import axis
 from hvplib.ad.dense import Dense
 from hvplib.ad.guard import derivative
 from hvplib.ad.inputs import check_strategy, flatten_primals
+from hvplib.ad.known import Call, Memory
 
 __all__ = ["hessian"]
 
@@ -73,6 +74,8 @@ def hessian(
     if not (chunk_size in ("auto", None) or (isinstance(chunk_size, int) and chunk_size > 0)):
         raise ValueError(f'chunk_size must be "auto", None or a positive int, got {chunk_size!r}')
 
+    memory = Memory()
+
     @functools.wraps(func)
     def compute(*args: Any, **kwargs: Any) -> Any:
         _refuse_complex(args)
@@ -80,14 +83,19 @@ def hessian(
         tree = args[numbers] if isinstance(numbers, int) else tuple(args[n] for n in numbers)
         leaves, spec = flatten_primals(tree)
 
-        def of_leaves(*tensors: Tensor) -> Any:
-            part = tree_unflatten(list(tensors), spec)
-            inserted = {numbers: part} if isinstance(numbers, int) else dict(zip(numbers, part, strict=True))
-            return func(*(inserted.get(n, arg) for n, arg in enumerate(args)), **kwargs)
-
+        call = Call(func, numbers, spec, args, kwargs)
         sides = axis("rows", rows, tree, leaves, spec), axis("columns", columns, tree, leaves, spec)
         with derivative():
-            return Dense(of_leaves, leaves, sides, strategy, chunk_size, has_aux=has_aux).compute()
+            return Dense(
+                lambda *tensors: call.at(tensors),
+                leaves,
+                sides,
+                strategy,
+                chunk_size,
+                has_aux=has_aux,
+                call=call,
+                memory=memory,
+            ).compute()
 
     return compute
 

@@ -103,6 +103,19 @@ class Pullback:
         single = [self([u[j] for u in cotangents]) for j in range(width)]
         return [torch.stack(parts) for parts in zip(*single, strict=True)]
 
+    def unchecked(self, cotangents: Sequence[Tensor]) -> list[Tensor] | None:
+        """A batched pass of which nothing is known yet; None where an operation has no batching rule."""
+        if self.batched is False or not self._outputs:
+            return None
+        try:
+            return list(self._pull_block(*[cotangents[index] for index in self._live]))
+        except RuntimeError as error:
+            if not is_missing_derivative(error):
+                raise
+            self.batched = False
+            self.attempts.append(Attempt("batched products", str(error).splitlines()[0]))
+            return None
+
     def _try_batched(self, cotangents: Sequence[Tensor], width: int) -> list[Tensor] | None:
         """One batched pass; None where an operation has no batching rule, or a wrong one."""
         live = [cotangents[index] for index in self._live]

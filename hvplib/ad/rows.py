@@ -18,9 +18,8 @@ from hvplib.ad.report import Attempt
 from hvplib.ad.select import FORWARD, REVERSE, is_missing_derivative, refusal, select
 from hvplib.ad.strategies import functional_forward, functional_gradient, functional_reverse
 from hvplib.ad.verify import agreement, probes, rounding
-from hvplib.errors import DerivativeError
 
-__all__ = ["Rows", "row_source"]
+__all__ = ["KeptRows", "PushedRows", "Rows", "SingleRows"]
 
 
 _MANY_ROWS = 768  # of one leaf, from which its own linearisation pays
@@ -33,11 +32,15 @@ class Rows(Protocol):
         components: How many numbers the output has, M.
         plain: Whether rows are plain numbers (no graph, no transform around them).
         device: Where they are.
+        width: How many are to be asked for at once, where the source knows.
+        engine: The kept graph that they come from, if there is one.
     """
 
     components: int
     plain: bool
     device: torch.device
+    width: int | None = None
+    engine: GraphEngine | None = None
 
     def push(self, piece: Piece, start: int, stop: int) -> Sequence[Tensor]:
         """Rows start ... stop - 1 of the M · len(piece) rows of `piece`, component by component.
@@ -54,57 +57,7 @@ class Rows(Protocol):
         ...
 
 
-def row_source(
-    objective: Objective, leaves: Sequence[Tensor], output: Tensor, strategy: str, *, wants_graph: bool
-) -> Rows:
-    """The fastest source that is right here.
-
-    Args:
-        objective: Its function returns the output tensor.
-        leaves: Primals.
-        output: What it returns at the leaves, for its shape.
-        strategy: As in `hessian`.
-        wants_graph: Whether the rows must carry a graph for further derivatives.
-    """
-    if objective.functional or wants_graph:
-        if strategy == "finite-difference":
-            raise DerivativeError(
-                'strategy="finite-difference" carries no graph and composes with no transform'
-            )
-        return PushedRows(objective, leaves, output, strategy, plain=False)
-    if not output.numel() or not any(x.numel() for x in leaves):
-        return PushedRows(objective, leaves, output, strategy, plain=True)
-    if strategy in ("auto", REVERSE) and output.numel() == 1:
-        engine = GraphEngine.build(objective, leaves)
-        if isinstance(engine, GraphEngine):
-            if strategy == REVERSE or _right(engine, objective, leaves):
-                return KeptRows(engine, objective, leaves)
-        elif strategy == REVERSE and engine.__cause__ is not None:
-            raise engine
-    if strategy != "finite-difference":
-        pushed = PushedRows(objective, leaves, output, strategy, plain=True)
-        if strategy != "auto" or pushed.is_right():
-            return pushed
-    return SingleRows(objective, leaves, output, strategy)
-
-
-def _right(engine: GraphEngine, objective: Objective, leaves: Sequence[Tensor]) -> bool:
-    """Whether the kept graph gives the product that `hvp` gives for a random vector, singly and batched."""
-    (v,) = probes(leaves, 1)
-    outcome = select(objective, [x.detach() for x in leaves], v).outcome
-    try:
-        single = engine.product(v)
-    except RuntimeError as error:
-        if not is_missing_derivative(error):
-            raise
-        return False
-    engine.block([t.unsqueeze(0).expand(2, *t.shape) for t in v], 2)  # settles whether batches are right
-    precision = objective.precision(leaves)
-    noise = rounding(outcome.value, outcome.gradient, leaves, v, precision)
-    return agreement(single, outcome.product, "kept graph against hvp", precision, noise).passed is True
-
-
-class KeptRows:
+class KeptRows(Rows):
     """Rows of a scalar's Hessian through a linearisation of its gradient that is kept.
 
     Many rows of one leaf go through `torch.func.vjp` of that leaf's gradient: the same backward pass as
@@ -117,7 +70,7 @@ class KeptRows:
     plain = True
 
     def __init__(self, engine: GraphEngine, objective: Objective, leaves: Sequence[Tensor]) -> None:
-        self._engine = engine
+        self.engine: GraphEngine = engine
         self._objective = objective
         self._leaves = [fresh(x).detach() for x in leaves]
         self._bytes = engine.nbytes() + 2 * _bytes(leaves)
@@ -126,7 +79,7 @@ class KeptRows:
         self.device = leaves[0].device
 
     def bundle(self, pieces: Sequence[Piece]) -> None:
-        if not self._engine.batches:
+        if not self.engine.batches:
             return
         counts = [piece.offsets.numel() for piece in pieces]
         tangents = [x.new_zeros((sum(counts), *x.shape)) for x in self._leaves]
@@ -134,20 +87,20 @@ class KeptRows:
         for piece, count in zip(pieces, counts, strict=True):
             tangents[piece.leaf][start : start + count] = piece.units(0, count, self._leaves[piece.leaf])
             start += count
-        parts = [product.split_with_sizes(counts) for product in self._engine.block(tangents, start)]
+        parts = [product.split_with_sizes(counts) for product in self.engine.block(tangents, start)]
         self._bundled = {id(piece): [part[i] for part in parts] for i, piece in enumerate(pieces)}
 
     def push(self, piece: Piece, start: int, stop: int) -> Sequence[Tensor]:
         if id(piece) in self._bundled:
             return [product[start:stop] for product in self._bundled[id(piece)]]
         units = piece.units(start, stop, self._leaves[piece.leaf])
-        if self._engine.batches and piece.offsets.numel() >= _MANY_ROWS:
+        if self.engine.batches and piece.offsets.numel() >= _MANY_ROWS:
             if self._pull is None or self._pull[0] != piece.leaf:
                 self._pull = piece.leaf, self._linearised(piece.leaf)
             pull = self._pull[1]
             if pull is not None:
                 return pull(units)
-        return self._engine.rows(piece.leaf, units)
+        return self.engine.rows(piece.leaf, units)
 
     def _linearised(self, leaf: int) -> Callable[[Tensor], Sequence[Tensor]] | None:
         """(k, *shape of the leaf) -> the rows, for every leaf; None where torch.func does not get there."""
@@ -161,9 +114,9 @@ class KeptRows:
             if not is_missing_derivative(error):
                 raise
             return None
-        expected = self._engine.rows(leaf, probe[0].unsqueeze(0))
+        expected = self.engine.rows(leaf, probe[0].unsqueeze(0))
         precision = self._objective.precision(self._leaves)
-        noise = rounding(self._engine.value, self._engine.gradient, self._leaves, probe, precision)
+        noise = rounding(self.engine.value, self.engine.gradient, self._leaves, probe, precision)
         rows = [r[:1] for r in rows]
         same = agreement(rows, expected, "torch.func.vjp against kept graph", precision, noise)
         return pull if same.passed else None
@@ -172,7 +125,7 @@ class KeptRows:
         return self._bytes
 
 
-class PushedRows:
+class PushedRows(Rows):
     """Forward-over-reverse under vmap, for unit vectors of the leaf and of the output at the same time.
 
     vmap is outside of the derivative: inside (`jacrev` within `jvp`), torch 2.13 is silently wrong through
@@ -260,7 +213,7 @@ class PushedRows:
         return 4 * kept + 3 * _bytes(self._leaves)
 
 
-class SingleRows:
+class SingleRows(Rows):
     """One product at a time, by the ladder of `hvp`: where nothing can be batched."""
 
     plain = True
@@ -269,7 +222,7 @@ class SingleRows:
         self._leaves = leaves
         self.components = output.numel()
         self.device = leaves[0].device
-        self._engines = [
+        self.engines = [
             RecomputeEngine(objective.then(partial(_entry, m)), leaves, strategy)
             for m in range(self.components)
         ]
@@ -283,7 +236,7 @@ class SingleRows:
         for entry in range(start, stop):
             unit = piece.units(entry % size, entry % size + 1, self._leaves[piece.leaf].detach())[0]
             tangents = [unit if i == piece.leaf else torch.zeros_like(x) for i, x in enumerate(self._leaves)]
-            rows.append(self._engines[entry // size].product(tangents))
+            rows.append(self.engines[entry // size].product(tangents))
         return [torch.stack(parts) for parts in zip(*rows, strict=True)]
 
     def bytes_per_vector(self) -> int:

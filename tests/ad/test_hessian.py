@@ -731,19 +731,26 @@ def test_backs_off_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
         return rows(self, leaf, vectors)
 
+    def starved_batch(_self: GraphEngine, tangents: Any) -> Any:
+        widths.append(len(tangents[0]))
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
     monkeypatch.setattr(GraphEngine, "rows", starved)
+    monkeypatch.setattr(GraphEngine, "batch", starved_batch)
     x = normal(9, seed=47)
     assert_tree(hessian(cubic, chunk_size=None)(x), cubic_hessian(x))
+    assert widths.pop(0) == 10  # all rows and the probe, at once
     assert widths[:4] == [9, 4, 2, 2] and sum(w for w in widths if w <= 2) == 9
 
 
 def test_gives_up_when_a_single_vector_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     from hvplib.ad.engines import GraphEngine
 
-    def starved(self: GraphEngine, leaf: int, vectors: Tensor) -> Any:
+    def starved(*_: Any) -> Any:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
     monkeypatch.setattr(GraphEngine, "rows", starved)
+    monkeypatch.setattr(GraphEngine, "batch", starved)
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         hessian(cubic)(X)
 

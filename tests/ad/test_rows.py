@@ -14,7 +14,8 @@ from hvplib.ad.axes import Piece
 from hvplib.ad.engines import GraphEngine
 from hvplib.ad.guard import derivative
 from hvplib.ad.objective import Objective
-from hvplib.ad.rows import KeptRows, PushedRows, Rows, SingleRows, row_source
+from hvplib.ad.row_source import row_source
+from hvplib.ad.rows import KeptRows, PushedRows, Rows, SingleRows
 from tests.ad.problems import normal, relative
 
 
@@ -22,7 +23,7 @@ def source(func: Callable[..., Tensor], *leaves: Tensor, strategy: str = "auto",
     objective = Objective(func, tree_flatten(leaves)[1])
     with derivative(), objective.session():
         output = objective.evaluate(leaves, "plain")
-        return row_source(objective, leaves, output, strategy, wants_graph=graph)
+        return row_source(objective, leaves, output, strategy, [], wants_graph=graph, at_once=False)
 
 
 def piece(leaf: int, *offsets: int) -> Piece:
