@@ -16,10 +16,12 @@ from hvplib.operators.data import changed, fingerprint, length
 from hvplib.operators.noise import replayed
 from hvplib.space import Space
 
-__all__ = ["BatchSum", "MayKeep", "Term", "in_chunks"]
+__all__ = ["BatchSum", "Budget", "MayKeep", "Term", "in_chunks"]
 
 # Whether so many more bytes may be kept from product to product.
 MayKeep = Callable[[int], bool]
+
+Budget = int | float | Literal["auto"]
 
 # Of the memory that is free at the start, for the linearisations that are kept.
 _KEPT_SHARE = 0.5
@@ -60,8 +62,9 @@ class BatchSum:
             so many more bytes may be kept) to the batch's `Term`.
         data: Re-iterable of batches; None for one term without data.
         space: Space of the parameters.
-        memory_budget: Bytes for linearisations that are kept from product to product, "auto" for half of the
-            free memory. The others are computed anew at each pass.
+        memory_budget: Bytes for linearisations that are kept from product to product, or a share (a float up
+            to 1) of the memory that is free, "auto" for half of it. The others are computed anew at each
+            pass.
         verify: Whether the first term of all is verified, and where no graph can be kept, every one.
         check_deterministic: Whether to read the first batches twice and linearise the first one twice.
         seed: Seed of what the loader draws from the global generators.
@@ -85,7 +88,7 @@ class BatchSum:
         data: Iterable[Any] | None,
         *,
         space: Space,
-        memory_budget: int | Literal["auto"],
+        memory_budget: Budget,
         verify: bool,
         check_deterministic: bool,
         seed: int,
@@ -108,7 +111,8 @@ class BatchSum:
         self.report: Report | None = None
         self.value = torch.zeros((), dtype=space.dtype, device=space.device)
         self.gradient = torch.zeros(space.size, dtype=space.dtype, device=space.device)
-        self._budget = memory_budget
+        self._share = _KEPT_SHARE if memory_budget == "auto" else memory_budget
+        self._budget = memory_budget if isinstance(memory_budget, int) else None  # None: not looked at yet
         self._kept = 0
         for index, arguments in enumerate(bar(self._pass(), "linearising", length(data))):
             self._append(arguments, index)
@@ -230,10 +234,10 @@ class BatchSum:
     def _may_keep(self, nbytes: int, present: int = 0) -> bool:
         """Whether so many more bytes may be kept, of which some are there already."""
         total = self._kept + nbytes
-        if self._budget == "auto" and total > _WORTH_A_LOOK:
+        if self._budget is None and total > _WORTH_A_LOOK:
             # What is kept is no longer free; the batch at hand is there, but may have to go.
-            self._budget = int(_KEPT_SHARE * (free_bytes(self._space.device) + self._kept + present))
-        return self._budget == "auto" or total <= self._budget
+            self._budget = int(self._share * (free_bytes(self._space.device) + self._kept + present))
+        return self._budget is None or total <= self._budget
 
     def _compare_calls(self, term: Term, arguments: tuple[Any, ...], index: int) -> None:
         self._check_next = False

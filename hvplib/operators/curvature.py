@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hvplib.ad.derivatives import Derivatives
 from hvplib.ad.inputs import Engines, check_engine, check_strategy
 from hvplib.ad.modules import Selection, functional_loss
-from hvplib.operators.batches import MayKeep, Term
+from hvplib.operators.batches import Budget, MayKeep, Term
 from hvplib.operators.noise import seeded
 from hvplib.operators.over_data import DataOptions, LossOperator, loss_and_weight
 
@@ -46,7 +46,8 @@ class HessianOperator(LossOperator):
         verify: Whether to check the first products, at the cost of about ten gradients of the first batch.
         check_deterministic: Whether to make sure that the function and the data are the same at each call:
             costs one gradient of the first batch, and reading the first two batches again.
-        memory_budget: Bytes for the batches that stay differentiated; "auto" takes half of the free memory.
+        memory_budget: Bytes for the batches that stay differentiated, or a share of the free memory as a
+            float; "auto" is 0.5.
         seed: Seed of all noise.
         progress: Whether to show a bar for passes over the data (needs tqdm).
         engine: What multiplies; see `hvplib.local_model`. What is recorded serves all batches of the same
@@ -89,7 +90,7 @@ class HessianOperator(LossOperator):
         strategy: str = "auto",
         verify: bool = True,
         check_deterministic: bool = True,
-        memory_budget: int | Literal["auto"] = "auto",
+        memory_budget: Budget = "auto",
         seed: int = 0,
         progress: bool = False,
         engine: Engines = "auto",

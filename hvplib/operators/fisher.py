@@ -14,7 +14,7 @@ from hvplib.ad.gauss_newton import GaussNewtonModel
 from hvplib.ad.inputs import call
 from hvplib.ad.modules import Selection
 from hvplib.ad.scores import ScoreModel
-from hvplib.operators.batches import MayKeep, Term
+from hvplib.operators.batches import Budget, MayKeep, Term
 from hvplib.operators.likelihoods import Likelihood, as_likelihood
 from hvplib.operators.module_parts import model_outputs
 from hvplib.operators.noise import seeded
@@ -101,7 +101,7 @@ class FisherOperator(DataOperator):
         reduction: Literal["mean", "sum"] = "mean",
         verify: bool = True,
         check_deterministic: bool = True,
-        memory_budget: int | Literal["auto"] = "auto",
+        memory_budget: Budget = "auto",
         seed: int = 0,
         progress: bool = False,
     ) -> None:

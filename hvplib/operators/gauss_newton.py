@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hvplib.ad.gauss_newton import GaussNewtonModel
 from hvplib.ad.modules import Selection
-from hvplib.operators.batches import MayKeep, Term
+from hvplib.operators.batches import Budget, MayKeep, Term
 from hvplib.operators.module_parts import model_outputs, outer_loss
 from hvplib.operators.noise import seeded
 from hvplib.operators.over_data import DataOptions, LossOperator, loss_and_weight
@@ -80,7 +80,7 @@ class GGNOperator(LossOperator):
         reduction: Literal["mean", "sum"] = "mean",
         verify: bool = True,
         check_deterministic: bool = True,
-        memory_budget: int | Literal["auto"] = "auto",
+        memory_budget: Budget = "auto",
         seed: int = 0,
         progress: bool = False,
     ) -> None:

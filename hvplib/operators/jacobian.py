@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from hvplib.ad.jacobian import LocalJacobian, local_jacobian
 from hvplib.ad.modules import Selection
 from hvplib.ad.report import Report
 from hvplib.operators.base import Operator
-from hvplib.operators.batches import BatchSum, MayKeep, in_chunks
+from hvplib.operators.batches import BatchSum, Budget, MayKeep, in_chunks
 from hvplib.operators.module_parts import model_outputs
 from hvplib.operators.noise import seeded
 from hvplib.operators.over_data import DataOptions, copied, no_bar, progress_bar
@@ -71,7 +71,7 @@ class JacobianOperator(Operator):
         *,
         verify: bool = True,
         check_deterministic: bool = True,
-        memory_budget: int | Literal["auto"] = "auto",
+        memory_budget: Budget = "auto",
         seed: int = 0,
         progress: bool = False,
     ) -> None:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 from hvplib.ad.inputs import flatten_primals
 from hvplib.ad.report import Report
 from hvplib.operators.base import Operator
-from hvplib.operators.batches import BatchSum, MayKeep, Term
+from hvplib.operators.batches import BatchSum, Budget, MayKeep, Term
 from hvplib.operators.data import check_data, example_count
 from hvplib.space import Space
 
@@ -32,7 +32,7 @@ class DataOptions:
     reduction: Literal["mean", "sum"]
     verify: bool
     check_deterministic: bool
-    memory_budget: int | Literal["auto"]
+    memory_budget: Budget
     seed: int
     progress: bool
 
@@ -188,8 +188,13 @@ def _check_options(data: Any, weight: Any, reduction: Any, memory_budget: Any, s
         raise TypeError(f"weight must be a function of a batch, got {type(weight).__name__}")
     if weight is not None and (data is None or reduction == "sum"):
         raise ValueError('weight is for means over data; leave it out without data or with reduction="sum"')
-    if memory_budget != "auto" and not (isinstance(memory_budget, int) and memory_budget >= 0):
-        raise ValueError(f'memory_budget must be "auto" or a number of bytes, got {memory_budget!r}')
+    counted = isinstance(memory_budget, int) and memory_budget >= 0
+    shared = isinstance(memory_budget, float) and 0 <= memory_budget <= 1
+    if memory_budget != "auto" and not (counted or shared):
+        raise ValueError(
+            'memory_budget must be "auto", a number of bytes (an int) or a share of the free memory (a float '
+            f"up to 1), got {memory_budget!r}"
+        )
     if not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed must be a non-negative integer, got {seed!r}")
 

@@ -583,8 +583,11 @@ def test_refusals_of_options() -> None:
     x = torch.ones(2)
     with pytest.raises(ValueError, match='reduction must be "mean" or "sum", got \'none\''):
         HessianOperator(square, x, [x], reduction="none")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match='memory_budget must be "auto" or a number of bytes, got -1'):
-        HessianOperator(torch.sum, x, memory_budget=-1)
+    for budget in (-1, 1.5, "all"):
+        with pytest.raises(
+            ValueError, match=f'memory_budget must be "auto", a number of bytes.*got {budget!r}'
+        ):
+            HessianOperator(torch.sum, x, memory_budget=budget)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="seed must be a non-negative integer, got -3"):
         HessianOperator(torch.sum, x, seed=-3)
     with pytest.raises(ValueError, match="strategy must be one of 'auto'"):
@@ -595,6 +598,23 @@ def test_refusals_of_options() -> None:
         HessianOperator.from_module(
             classifier(), supervised(nn.CrossEntropyLoss(reduction="sum")), [examples(3)]
         )
+
+
+def test_a_share_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hvplib.operators import batches as room
+
+    monkeypatch.setattr(room, "_WORTH_A_LOOK", 0)
+    model, data = classifier(), [examples(6), examples(5), examples(4)]
+    whole = HessianOperator.from_module(model, loss_of, data)
+    size = sum(term.nbytes for term in whole._sum._terms if term is not None)
+    monkeypatch.setattr(room, "free_bytes", lambda device: 2 * size)
+    v = torch.ones(whole.shape[0], dtype=whole.torch_dtype)
+    kept = {}
+    for share in (0.0, 0.25, 1.0):
+        H = HessianOperator.from_module(model, loss_of, data, memory_budget=share)
+        kept[share] = H.num_kept
+        torch.testing.assert_close(H @ v, whole @ v)
+    assert kept[0.0] == 0 < kept[0.25] < kept[1.0] == 3
 
 
 def test_a_sum_of_a_module_loss() -> None:
