@@ -190,6 +190,8 @@ class _Family:
                 outcome = reverse_over_reverse(objective, inputs[:count], inputs[len(inputs) - count :])
             if objective.escaped or outcome.disconnected:
                 raise TraceError("func turns tensors into numbers, or stops the gradient of its value")
+            if objective.hooked:
+                raise TraceError("func registers hooks, which are to be called at each backward pass")
             return [outcome.value, *outcome.gradient, *outcome.product]
 
         with derivative(), torch.no_grad():

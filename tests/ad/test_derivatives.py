@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from hvplib.ad.derivatives import _FIRST, Derivatives
 from hvplib.ad.local_model import LocalModel, local_model
 from hvplib.ad.recorded import RecordedEngine
+from hvplib.errors import DerivativeError
 from hvplib.operators import HessianOperator
 from tests.problems import logistic_regression, rosenbrock
 
@@ -191,6 +192,22 @@ def test_writing_to_what_a_product_reads_is_told(what: str) -> None:
             model.hvp(v)
     with pytest.raises(RuntimeError, match="modified by an in-place operation"):
         torch.func.vmap(model.hvp)(v[None])  # by way of a graph, which would be that of another point
+
+
+def test_a_function_with_hooks_is_not_recorded() -> None:
+    """One that changes gradients for some vectors only would not be told of."""
+
+    def func(x: Tensor) -> Tensor:
+        y = x.sin() * x
+        if y.requires_grad:
+            y.register_hook(lambda g: g.clamp(-1e3, 1e3) if abs(g.detach().numpy()).max() > 1e3 else None)
+        return (y**3).sum()
+
+    of = derivatives(func)
+    model = learnt(of)
+    assert not is_recorded(model) and "hooks" in reason(of)
+    with pytest.raises(DerivativeError, match="hook"):
+        model.hvp(1e7 * normal(4, seed=1))
 
 
 def test_nothing_is_recorded_or_run_under_autocast() -> None:

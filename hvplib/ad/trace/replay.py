@@ -27,7 +27,7 @@ Compute = Callable[..., Sequence[Tensor]]
 
 # Recording takes about as long as this many calls, and about so many seconds for each operation.
 _CALLS = 3
-_PER_OPERATION = 100e-6
+_PER_OPERATION = 150e-6
 
 
 class Program:

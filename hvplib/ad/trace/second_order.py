@@ -14,7 +14,7 @@ from hvplib.ad.trace.emit import emit
 from hvplib.ad.trace.replay import Program, pure_record, same_numbers
 from hvplib.ad.trace.split import split
 from hvplib.ad.trace.tidy import tidy
-from hvplib.ad.transforms import without_fallback
+from hvplib.ad.transforms import unseen, without_fallback
 from hvplib.errors import TraceError
 
 __all__ = ["SecondOrder"]
@@ -79,7 +79,7 @@ class SecondOrder:
 
     def multiply(self, residuals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Sequence[Tensor]:
         """∇²f v."""
-        return self._multiply(*residuals, *tangents)
+        return unseen(self._multiply, [*residuals, *tangents])
 
     def multiply_block(
         self, residuals: Sequence[Tensor], tangents: Sequence[Tensor], width: int
