@@ -152,6 +152,26 @@ def test_what_may_do_anything_is_not_recorded() -> None:
         assert agree(pull(u), first)
 
 
+FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
+    "product": lambda x: x.prod() * x.sum(),
+    "product of columns": lambda x: torch.outer(x, x.sin()).prod(0).sum(),
+    "cumulative product": lambda x: x.cumprod(0).square().sum(),
+    "greatest": lambda x: x.max() ** 2 * x.sum(),
+    "median": lambda x: x.median() ** 3 * x.sum(),
+    "norm": lambda x: x.norm() * x.sum(),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_derivatives_that_torch_computes_otherwise_while_they_are_recorded(name: str) -> None:
+    """Where that shows in a bit of some vectors, for a zero in the point too, there is no record."""
+    for x in (X, torch.linspace(0.2, 1, 5, dtype=F64), torch.linspace(0, 1, 5, dtype=F64), X[:1]):
+        model, graph = (hvplib.local_model(FORMULAS[name], x, engine=e) for e in ("record", "graph"))
+        for seed in range(40):
+            v = normal(*x.shape, seed=seed)
+            assert agree([model.hvp(v)], [graph.hvp(v)])
+
+
 def test_hooks_are_called_at_each_product() -> None:
     seen: list[Tensor] = []
 

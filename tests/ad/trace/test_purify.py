@@ -77,6 +77,11 @@ def a_part(x: Tensor) -> list[Tensor]:
     return [y * 1]
 
 
+def a_part_that_is_all_there_is(x: Tensor) -> list[Tensor]:
+    """Its strides are those of a whole that nothing else shows."""
+    return [(x * 2).view(2, 2)[:, :1].add_(1)]
+
+
 def of_another_dtype(x: Tensor) -> list[Tensor]:
     return [(x.float() * 2).add_(x)]
 
@@ -105,6 +110,7 @@ def into_an_output(x: Tensor) -> list[Tensor]:
         looked_at_afterwards_through_an_alias,
         returned_by_its_old_name,
         a_part,
+        a_part_that_is_all_there_is,
         of_another_dtype,
         several_at_once,
         by_index,
