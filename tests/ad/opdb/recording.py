@@ -77,6 +77,8 @@ def _fates(sample: Sample) -> list[str]:
         engine.block(blocks[0], width)
         if width in pull._blocks:
             fate = _fate(pull._blocks[width], pull._pull_block, [_live(pull, b) for b in blocks])
+            if pull.batched is False and pull._blocks[width].program is None:
+                fate = "vectors one by one"
             fates.append(f"{fate} (block)" if fate != RECORDED else fate)
     return fates
 

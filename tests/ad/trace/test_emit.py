@@ -95,6 +95,8 @@ def test_what_others_see_is_not_written_over(name: str) -> None:
 
 
 def test_results_have_memory_of_their_own() -> None:
+    for alone in (lambda x: [x], lambda x: [x.view(12)], lambda x: [W], lambda x: [x.expand(2, 3, 4)]):
+        right(alone, X)
     right(lambda x: [x, x.view(12), W, W[0], x.sin(), x * 2, x.expand(2, 3, 4)], X)
     right(lambda x: (lambda y: [y, y, y[0], y.t(), *y.split(1)])(x.sin()), X)
 
