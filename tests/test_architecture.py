@@ -31,8 +31,8 @@ LAYERS = {
     "io": 5,
     "plots": 5,
     "progress": 5,
-    "cli": 5,
-    "__main__": 6,
+    "cli": 6,
+    "__main__": 7,
 }
 # Siblings are blind to each other but for these.
 SIBLINGS = {("ad", "space"), ("estimate", "eigen")}
@@ -41,7 +41,7 @@ ON_DEMAND = {"progress"}
 
 PLAIN = {"torch"}
 NUMERIC = {"torch", "numpy", "scipy"}
-OPTIONAL = {"matplotlib", "tqdm"}
+OPTIONAL = {"matplotlib", "safetensors", "tqdm"}
 
 
 @dataclass(frozen=True)

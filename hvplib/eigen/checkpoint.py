@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["CheckpointError", "load_checkpoint", "save_checkpoint"]
+__all__ = ["CheckpointError", "load_checkpoint", "replacing", "save_checkpoint"]
 
 _MAGIC = b"hvplib checkpoint\n"
 _VERSION = 1
@@ -51,11 +51,29 @@ def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> N
                 [0., 1.]]), 'num_matvecs': 40}
     """
     contents = _plain(dict(state), "state")
+    with replacing(path, "checkpoint", "an earlier checkpoint") as file:
+        _write(file, contents)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], what: str, earlier: str) -> Iterator[BinaryIO]:
+    """A file to write to that takes the place of the one at `path` when all is written and on the disk.
+
+    It is `path` + ".partial" until then, and is removed if anything fails.
+
+    Args:
+        path: File; its folder must exist.
+        what: Is written, for the message of an error.
+        earlier: What may be there, for the same.
+
+    Raises:
+        OSError: It could not be written.
+    """
     target = os.path.realpath(path)
     partial = target + ".partial"
     try:
         with _removed_on_failure(partial), open(partial, "wb") as file:
-            _write(file, contents)
+            yield file
             file.flush()
             os.fsync(file.fileno())
             os.replace(partial, target)
@@ -63,8 +81,8 @@ def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> N
     except OSError as error:
         raise OSError(
             error.errno,
-            f"checkpoint could not be saved ({error.strerror}); free some space or give a path that can be "
-            "written; an earlier checkpoint there is as it was",
+            f"{what} could not be saved ({error.strerror}); free some space or give a path that can be "
+            f"written; {earlier} there is as it was",
             os.fspath(path),
         ) from error
 
