@@ -14,6 +14,9 @@ from hvplib.krylov.lanczos import Factorization, Ritz
 
 __all__ = ["Locked"]
 
+# Bytes of the vectors that are recomputed at a time.
+_AT_ONCE = 2**26
+
 
 class Examined(NamedTuple):
     """Vectors as they are stored, and what products made for it say of them.
@@ -67,16 +70,24 @@ class Locked:
         return self._examined(F.combine(ritz.vectors[:, chosen]))
 
     def _examined(self, X: Tensor) -> Examined:
+        """X is normalised in place; long columns are multiplied a few at a time, to save memory."""
         F = self._factorization
-        # Thousands of restarts leave lengths that differ from one by more than a rounding.
-        X = (X / F.inner.columns(X, X).sqrt()).to(F.basis.rows.dtype).to(F.basis.dtype)
-        AX = self._products.made_for("confirmation")(X)
-        quotients = F.inner.columns(X, AX) / F.inner.columns(X, X)
-        R = AX - X * quotients
-        small = torch.stack([quotients, F.inner.columns(R, R).sqrt()]).to("cpu", torch.float64)
+        width = max(1, _AT_ONCE // (X.shape[0] * X.element_size()))
+        parts = [self._examine(part) for part in X.split(width, dim=1)]
+        small = torch.cat(parts, dim=1).to("cpu", torch.float64)
         lengths = torch.hypot(small[0], small[1])
         F.norm = max(F.norm, float(lengths.nan_to_num(nan=0.0, posinf=0.0).max()))
         return Examined(X, small[0], small[1])
+
+    def _examine(self, X: Tensor) -> Tensor:
+        """Rayleigh quotients and residual norms (2, j) of X (n, j), which is normalised in place."""
+        F = self._factorization
+        # Thousands of restarts leave lengths that differ from one by more than a rounding.
+        X.copy_((X / F.inner.columns(X, X).sqrt()).to(F.basis.rows.dtype))
+        AX = self._products.made_for("confirmation")(X)
+        quotients = F.inner.columns(X, AX) / F.inner.columns(X, X)
+        R = AX - X * quotients
+        return torch.stack([quotients, F.inner.columns(R, R).sqrt()])
 
     def lock(self, ritz: Ritz, chosen: Tensor, examined: Examined) -> None:
         """Lock these Ritz pairs, the first to be locked, as they were examined; drop all others."""
@@ -120,7 +131,7 @@ class Locked:
         F = self._factorization
         self.sort()
         if not self.confirmed:
-            X, self.values, self.residual_norms = self._examined(F.basis[: F.locked])
+            X, self.values, self.residual_norms = self._examined(F.basis[: F.locked].mT.clone().mT)
             F.basis.put(0, X)
             self.confirmed = True
             self.sort()

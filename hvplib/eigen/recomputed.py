@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hvplib.krylov.inner import EUCLIDEAN
 from hvplib.operators.base import Operator
 
 __all__ = ["Recomputed", "floor", "recomputed", "unit"]
@@ -47,7 +48,7 @@ def recomputed(
     BX = X if mass is None else mass._product(X)
     scale = unit(AX)
     AX = AX / scale
-    values = torch.linalg.vecdot(X, AX, dim=0) / torch.linalg.vecdot(X, BX, dim=0)
+    values = EUCLIDEAN.columns(X, AX) / EUCLIDEAN.columns(X, BX)
     blocks = (AX - BX * values, X, BX, AX)
     lengths = [torch.linalg.vector_norm(block, dim=0, dtype=torch.float64) for block in blocks]
     values, residuals, sizes, weighed, images = torch.stack([values, *lengths]).cpu()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hvplib.eigen.recomputed import floor, unit
+from hvplib.krylov.inner import EUCLIDEAN
 from hvplib.operators.base import Operator
 
 __all__ = ["Normal", "Triplets", "Unsquared", "improved", "measured", "no_triplets", "scale_of"]
@@ -109,7 +110,7 @@ def measured(B: Operator, left: Tensor, right: Tensor, BtU: Tensor | None = None
     BtU = B._rproduct(left) if BtU is None else BtU
     if not bool(BV.isfinite().all() and BtU.isfinite().all()):
         return None
-    values = torch.linalg.vecdot(left, BV, dim=0)
+    values = EUCLIDEAN.columns(left, BV)
     residuals = BV - left * values, BtU - right * values
     lengths = [torch.linalg.vector_norm(R, dim=0, dtype=torch.float64).cpu() for R in residuals]
     # A value of zero may come out as a rounding below it.
