@@ -73,7 +73,7 @@ class Locked:
         """X is normalised in place; long columns are multiplied a few at a time, to save memory."""
         F = self._factorization
         width = max(1, _AT_ONCE // (X.shape[0] * X.element_size()))
-        parts = [self._examine(part) for part in X.split(width, dim=1)]
+        parts = [self._examine(part) for part in torch.split(X, width, dim=1)]
         small = torch.cat(parts, dim=1).to("cpu", torch.float64)
         lengths = torch.hypot(small[0], small[1])
         F.norm = max(F.norm, float(lengths.nan_to_num(nan=0.0, posinf=0.0).max()))

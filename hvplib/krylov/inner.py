@@ -40,7 +40,7 @@ class Inner:
         if X.shape[1] == 1:
             sums = _products(X, Y).reshape(-1)
         elif _is_long(X):
-            pairs = zip(X.split(1, dim=1), Y.split(1, dim=1), strict=True)
+            pairs = zip(torch.split(X, 1, dim=1), torch.split(Y, 1, dim=1), strict=True)
             sums = torch.cat([_products(x, y).reshape(-1) for x, y in pairs])
         else:
             sums = torch.linalg.vecdot(X, Y, dim=0)
@@ -65,8 +65,8 @@ def _products(X: Tensor, Y: Tensor) -> Tensor:
         return X.mT @ Y
     count = X.shape[0] // _SHORT
     rows = count * _SHORT
-    parts = X[:rows].mT.unflatten(1, (count, _SHORT)).transpose(0, 1)  # views: nothing is copied
-    others = Y[:rows].mT.unflatten(1, (count, _SHORT)).permute(1, 2, 0)
+    parts = X[:rows].mT.view(-1, count, _SHORT).transpose(0, 1)  # views: nothing is copied
+    others = Y[:rows].mT.view(-1, count, _SHORT).permute(1, 2, 0)
     sums = torch.bmm(parts, others).sum(0, dtype=torch.float64)
     return (sums + (X[rows:].mT @ Y[rows:])).to(X.dtype)
 
