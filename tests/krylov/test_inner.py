@@ -22,7 +22,9 @@ def test_sums_over_many_rows_keep_float32s_digits(n: int, k: int, m: int) -> Non
         assert found.dtype == torch.float32 and found.shape == exact.shape
         # Of random signs, what is left of a sum is √n: errors are measured by the lengths.
         assert float((found - exact).abs().max()) <= 1e-6 * n
-    torch.testing.assert_close(EUCLIDEAN.columns(X, X).double(), X.double().square().sum(0), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        EUCLIDEAN.columns(X, X).double(), X.double().square().sum(0), rtol=1e-6, atol=0
+    )
 
 
 def test_a_plain_product_would_not() -> None:
