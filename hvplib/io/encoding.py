@@ -142,7 +142,7 @@ class Decoder:
         if kind == "space":
             return self._space(content)
         if kind == "enum":
-            return _known(content[0])[content[1]]  # type: ignore[index]  # an Enum
+            return _known(content[0])[content[1]]
         if kind == "record":
             return self._record(value)
         raise ValueError(f"a value of the unknown kind {kind!r}")

@@ -98,7 +98,7 @@ class Fingerprint:
 def _direction(A: Operator) -> Tensor:
     generator = torch.Generator().manual_seed(_SEED)
     u = torch.randn(A.shape[1], generator=generator, dtype=A.torch_dtype)
-    return (u / u.norm()).to(A.device)
+    return u.div(torch.linalg.vector_norm(u)).to(A.device)
 
 
 def _brief(value: Any) -> str:

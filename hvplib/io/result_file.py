@@ -136,7 +136,7 @@ def _digest(arrays: Arrays) -> str:
     for name in sorted(arrays):
         array = arrays[name]
         sha256.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        sha256.update(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+        sha256.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return sha256.hexdigest()
 
 
