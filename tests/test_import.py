@@ -71,7 +71,16 @@ x = torch.ones(3, dtype=torch.float64)
 model = hvplib.local_model(lambda x: (x**4).sum(), x)
 assert model.hvp(x).tolist() == [12.0] * 3 and len(model.report.checks) == 4
 assert hvplib.hvp(lambda x: (x**4).sum(), x, x).tolist() == [12.0] * 3
-dear = ("scipy", "sympy", "torch._dynamo", "torch._inductor", "torch._decomp.decompositions_for_jvp")
+assert "sympy" not in sys.modules
+# A tangent that is zero goes through Python: torch imports SymPy for that, but need not import its compiler.
+y = torch.zeros(3, dtype=torch.float64)
+for func in (
+    lambda x: ((x - y) ** 2).sum(),
+    lambda x: ((y * x / 2 + x) ** 2).sum(),
+    lambda x: torch.nn.functional.mse_loss(x, y, reduction="sum"),
+):
+    assert hvplib.hvp(func, x, x).tolist() == [2.0] * 3
+dear = ("scipy", "torch._dynamo", "torch._inductor", "torch._decomp.decompositions_for_jvp")
 print(*(name for name in dear if name in sys.modules))
 """
 

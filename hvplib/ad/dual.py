@@ -5,15 +5,19 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
+import torch._compile
 import torch.autograd.forward_ad as fwAD
 from torch import Tensor
 
-__all__ = ["load_forward_formulas", "make_dual", "with_formulas_if_needed"]
+__all__ = ["load_forward_formulas", "make_dual", "with_formulas_if_needed", "without_compiler"]
 
+_STAYS_OUT = "__dynamo_disable"  # where torch keeps what stands in for a function under its compiler
 _FORMULAS = "torch._decomp.decompositions_for_jvp"
 _T = TypeVar("_T")
 
@@ -30,14 +34,50 @@ def make_dual(x: Tensor, tangent: Tensor) -> Tensor:
 
 
 def with_formulas_if_needed(compute: Callable[[], _T]) -> _T:
-    """`compute()`; once more, with the formulas loaded, where torch misses one."""
-    try:
+    """`compute()`, which uses dual numbers; once more, with the formulas loaded, where torch misses one."""
+    with without_compiler():
+        try:
+            return compute()
+        except NotImplementedError:
+            if _FORMULAS in sys.modules:
+                raise
+        load_forward_formulas()
         return compute()
-    except NotImplementedError:
-        if _FORMULAS in sys.modules:
-            raise
-    load_forward_formulas()
-    return compute()
+
+
+@contextmanager
+def without_compiler() -> Iterator[None]:
+    """Forward mode without torch's compiler, which takes a second to import, unless it is there already.
+
+    A tangent that is zero goes through operations written in Python, which import the compiler to tell it to
+    stay out of them. While it is not there, they are told that it does.
+    """
+    if "torch._dynamo" in sys.modules:
+        yield
+        return
+    told = [function for function in _zero_arithmetic() if not hasattr(function, _STAYS_OUT)]
+    for function in told:
+        setattr(function, _STAYS_OUT, function)
+    try:
+        yield
+    finally:
+        for function in told:
+            delattr(function, _STAYS_OUT)
+
+
+@cache
+def _zero_arithmetic() -> list[Any]:
+    """The functions behind the operations that torch uses for tangents that are zero."""
+    refs: Any = importlib.import_module("torch._refs")
+    found = []
+    for name in ("add", "sub", "mul", "div", "true_divide"):
+        function = getattr(refs, name, None)
+        while function is not None:
+            if function.__code__.co_filename == torch._compile.__file__:
+                cells = dict(zip(function.__code__.co_freevars, function.__closure__, strict=True))
+                found.append(cells["fn"].cell_contents)
+            function = getattr(function, "__wrapped__", None)
+    return found
 
 
 def load_forward_formulas() -> None:

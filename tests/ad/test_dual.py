@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.autograd.forward_ad as fwAD
 
-from hvplib.ad.dual import make_dual, with_formulas_if_needed
+from hvplib.ad.dual import make_dual, with_formulas_if_needed, without_compiler
 
 PROGRAM = """
 import sys, torch, hvplib
@@ -62,3 +62,28 @@ def test_dual_is_that_of_torch() -> None:
     with fwAD.dual_level():
         primal, tangent = fwAD.unpack_dual(make_dual(x, v) ** 2)
     assert primal.tolist() == [4.0] and tangent is not None and tangent.tolist() == [12.0]
+
+
+def test_what_torch_is_told_is_taken_back() -> None:
+    from hvplib.ad.dual import _zero_arithmetic
+
+    assert len(_zero_arithmetic()) >= 3
+    before = [hasattr(function, "__dynamo_disable") for function in _zero_arithmetic()]
+    with pytest.raises(KeyError), without_compiler():
+        raise KeyError
+    assert [hasattr(function, "__dynamo_disable") for function in _zero_arithmetic()] == before
+
+
+def test_compiling_afterwards_works() -> None:
+    """In a fresh process: products first, then a compiled function of the same operations."""
+    program = """
+import torch, hvplib
+x, y = torch.ones(3), torch.zeros(3)
+func = lambda x: ((x - y) ** 2 * y.exp()).sum()
+assert hvplib.hvp(func, x, x).tolist() == [2.0] * 3
+compiled = torch.compile(func, backend="eager", fullgraph=True)
+assert compiled(x).item() == 3.0
+assert hvplib.hvp(compiled, x, x).tolist() == [2.0] * 3
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
