@@ -125,6 +125,10 @@ def _language_model(tokens: Any, targets: Any, heads: int = 4) -> Function:
 _FUNCTIONS: dict[str, Callable[..., Function]] = {
     "rosen": _rosenbrock,
     "tiny": _mean_square,
+    "N=97": _mean_square,
+    "N=991": _mean_square,
+    "N=1007": _mean_square,
+    "N=5001": _mean_square,
     "logreg": _logistic,
     "mlp3": _classifier,
     "deep": _mean_square,
