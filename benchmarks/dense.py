@@ -190,7 +190,7 @@ def measure(label: str, form: str, name: str) -> int:
     importlib.import_module("torch._dynamo")  # torch loads it sooner or later; it takes 50 MB
     small = task(next(iter(DENSE.values()))(), form)
     of = task(DENSE[label](), form)
-    return peak_growth(started(name, of), started(name, small))
+    return peak_growth(lambda: started(name, of)(), lambda: started(name, small)())
 
 
 def main() -> None:
@@ -207,7 +207,7 @@ def main() -> None:
     names = ["**hvplib.hessian**", *PREPARED, *list(CONTENDERS)[1:]]
     names = names[:4] if options.quick else names
     sections = {}
-    for form in FORMS[:1] if options.quick else FORMS:
+    for form in FORMS:
         columns: list[str] = []
         rows: dict[str, list[str]] = {name: [] for name in names}
         for label, build in DENSE.items():
