@@ -66,6 +66,11 @@ def method_within(settings: Method) -> Method:
             f"bounds need method='trust-ncg' or 'auto', got {settings!r}; choose one of them, or "
             "leave bounds out"
         )
+    if settings.recycle:
+        raise ValueError(
+            f"recycle must be None or 0 with bounds, got {settings.recycle}; what one step learns of the "
+            "variables between their bounds says nothing of those that others leave free"
+        )
     return settings
 
 

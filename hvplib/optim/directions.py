@@ -12,12 +12,13 @@ from hvplib.optim.methods import LineSearchMethod, LineSearchNewtonCG, NewtonMR
 from hvplib.optim.newton_cg import conjugate_gradients
 from hvplib.optim.newton_mr import minimal_residuals
 from hvplib.optim.preconditioning import Preconditioning
+from hvplib.optim.recycling import Recycling
 
 __all__ = ["directions"]
 
 
 def directions(
-    settings: LineSearchMethod, objective: Objective, precondition: Preconditioning
+    settings: LineSearchMethod, objective: Objective, precondition: Preconditioning, recycling: Recycling
 ) -> Callable[[Point, float], Direction]:
     """From a point and a relative tolerance to a direction.
 
@@ -37,5 +38,8 @@ def directions(
             max_iter=max_iter,
             strict=settings.strict,
         )
-    inner = minimal_residuals if isinstance(settings, NewtonMR) else conjugate_gradients
+    if isinstance(settings, NewtonMR):
+        inner = minimal_residuals
+    else:
+        inner = partial(conjugate_gradients, recycling=recycling)
     return lambda point, rtol: inner(point, rtol, max_iter=max_iter, precondition=precondition(point))

@@ -11,6 +11,7 @@ from hvplib.krylov.quadratic_model import QuadraticSpace, QuadraticStep
 from hvplib.optim.ending import Ended, Ending
 from hvplib.optim.evaluation import Point
 from hvplib.optim.preconditioning import Block
+from hvplib.optim.recycling import NONE, Recycling
 from hvplib.results.status import Status
 
 __all__ = ["KrylovModel"]
@@ -31,6 +32,7 @@ class KrylovModel:
         krylov_dim: The largest dimension.
         precondition: P = M⁻¹.
         random: k ↦ a block (n, k) of normal numbers, to go on where the space of the gradient ends.
+        recycling: What earlier points have left, and this one leaves.
     """
 
     def __init__(
@@ -42,10 +44,16 @@ class KrylovModel:
         krylov_dim: int,
         precondition: Block | None,
         random: Callable[[int], Tensor],
+        recycling: Recycling = NONE,
     ) -> None:
         self._rtol, self._boundary_rtol = rtol, max(rtol, boundary_rtol)
+        helped = recycling.preconditioner(precondition, point.gradient)
         self._space = QuadraticSpace(
-            point.hvp, point.gradient, krylov_dim=krylov_dim, precondition=precondition, random=random
+            recycling.watched(point.hvp),
+            point.gradient,
+            krylov_dim=krylov_dim,
+            precondition=helped,
+            random=random,
         )
 
     def ball(self, radius: float) -> QuadraticStep:

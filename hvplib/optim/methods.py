@@ -55,13 +55,21 @@ class TrustRegionMethod(Method):
 
 @dataclass(frozen=True)
 class TrustNCG(TrustRegionMethod):
-    """Conjugate gradients in a ball (Steihaug 1983): memory of a few vectors.
+    """Conjugate gradients in a ball (Steihaug 1983): memory of a few vectors, and of what is recycled.
 
     Attributes:
         max_cg_iter: Most products for a step; n if None.
+        recycle: Directions that a step leaves to the next, each with its product: they precondition it, and
+            its ball is measured in the norm of that preconditioner. Memory of four vectors each. If None, 20
+            where an eighth of the free memory holds them, else none, and none with bounds.
     """
 
     max_cg_iter: int | None = None
+    recycle: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_recycle(self.recycle)
 
 
 @dataclass(frozen=True)
@@ -73,10 +81,16 @@ class TrustKrylov(TrustRegionMethod):
             what an eighth of the free memory holds, whichever is least.
         boundary_rtol: ‖∇f + (∇²f + μM) s‖ ≤ boundary_rtol ‖∇f‖ ends the growth of the space for a step to the
             boundary of the ball; of the others, forcing terms decide.
+        recycle: As of `TrustNCG`. With it, two vectors are stored for each dimension of the space.
     """
 
     krylov_dim: int | None = None
     boundary_rtol: float = 0.5
+    recycle: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_recycle(self.recycle)
 
 
 @dataclass(frozen=True)
@@ -90,13 +104,15 @@ class ARC(Method):
 
     Attributes:
         initial_length: The cubic term is at first such that the step is at most so long.
-        krylov_dim: As of `TrustKrylov`.
+        krylov_dim, recycle: As of `TrustKrylov`.
     """
 
     initial_length: float = 1.0
     krylov_dim: int | None = None
+    recycle: int | None = None
 
     def __post_init__(self) -> None:
+        _check_recycle(self.recycle)
         if not self.initial_length > 0:
             raise ValueError(f"initial_length must be positive, got {self.initial_length!r}")
 
@@ -126,6 +142,9 @@ class LineSearchNewtonCG(LineSearchMethod):
     """Conjugate gradients and a line search, also along negative curvature: memory of a few vectors.
 
     Attributes:
+        recycle: Directions that a step leaves to the next, each with its product, to precondition it. Memory
+            of four vectors each. If None, 20 where an eighth of the free memory holds them, else none, and
+            none with `capped`.
         capped: Whether directions are those of Royer, O'Neill and Wright (2020). They solve with ∇²f + 2ε,
             and take curvature below −ε for negative; the end is slow where ∇²f has eigenvalues well below ε.
             Damped steps are always searched by the strong Wolfe conditions.
@@ -135,12 +154,19 @@ class LineSearchNewtonCG(LineSearchMethod):
         curvature_tol: ε; in units of the curvature of f.
     """
 
+    recycle: int | None = None
     capped: bool = False
     strict: bool = False
     curvature_tol: float = 1e-3
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_recycle(self.recycle)
+        if self.recycle and self.capped:
+            raise ValueError(
+                "recycle must be None or 0 with capped=True, whose bounds hold for the plain iteration only; "
+                f"got {self.recycle}"
+            )
         if self.strict and not self.capped:
             raise ValueError("strict=True is of use with capped=True only; set both, or neither")
         if not self.curvature_tol > 0:
@@ -161,6 +187,12 @@ NAMES: dict[str, type[Method]] = {
     "newton-cg": LineSearchNewtonCG,
     "newton-mr": NewtonMR,
 }
+
+
+def _check_recycle(recycle: int | None) -> None:
+    whole = isinstance(recycle, int) and not isinstance(recycle, bool)
+    if recycle is not None and not (whole and recycle >= 0):
+        raise ValueError(f"recycle must be an integer, at least 0, or None, got {recycle!r}")
 
 
 def method_of(method: Method | str) -> Method:

@@ -10,6 +10,7 @@ from torch import Tensor
 from hvplib.krylov.cg import cg
 from hvplib.optim.ending import Ended, Ending
 from hvplib.optim.evaluation import Point
+from hvplib.optim.recycling import NONE, Recycling
 from hvplib.results.status import Status
 
 __all__ = ["Steihaug", "SteihaugStep"]
@@ -41,22 +42,32 @@ class SteihaugStep:
 class Steihaug:
     """s ≈ argmin ∇fᵀs + ½ sᵀ∇²f s in ‖s‖_M ≤ Δ, on the path of conjugate gradients; M = P⁻¹.
 
-    Memory of five vectors, whatever the number of products. Each radius costs a run of its own.
+    Memory of five vectors, whatever the number of products, and of what is recycled. Each radius costs a run
+    of its own.
 
     Args:
         point: Of the model.
         rtol: ‖∇f + ∇²f s‖ ≤ rtol ‖∇f‖ ends the iteration inside.
         max_iter: Most products for one radius.
         precondition: P.
+        recycling: What earlier points have left, and this one leaves.
 
     Source: T. Steihaug 1983, 10.1137/0720042.
     """
 
     def __init__(
-        self, point: Point, rtol: float, *, max_iter: int, precondition: Callable[[Tensor], Tensor] | None
+        self,
+        point: Point,
+        rtol: float,
+        *,
+        max_iter: int,
+        precondition: Callable[[Tensor], Tensor] | None,
+        recycling: Recycling = NONE,
     ) -> None:
         self._point, self._rtol, self._max_iter = point, rtol, max_iter
-        self._precondition = precondition
+        self._recycling = recycling
+        # One for all radii, which are measured by it.
+        self._precondition = recycling.preconditioner(precondition, point.gradient)
 
     def ball(self, radius: float) -> SteihaugStep:
         """The step for a radius.
@@ -65,7 +76,7 @@ class Steihaug:
             Ended: A product was not finite, or the preconditioner indefinite, before any step was made.
         """
         outcome = cg(
-            self._point.hvp,
+            self._recycling.watched(self._point.hvp),
             -self._point.gradient,
             precondition=self._precondition,
             rtol=self._rtol,

@@ -1,0 +1,172 @@
+"""What one Newton step leaves to the next: directions and their products, as a preconditioner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["NONE", "Block", "LimitedMemory", "Recycling", "Sample"]
+
+Block = Callable[[Tensor], Tensor]
+
+
+class _Pair(NamedTuple):
+    """p and H p (n, 1); `sound` is 1 where this and all directions before it have positive curvature."""
+
+    number: int
+    p: Tensor
+    Hp: Tensor
+    sound: Tensor
+
+
+class Sample:
+    """Up to k conjugate directions of one run of conjugate gradients or Lanczos, spread evenly over the run.
+
+    What a run multiplies is made conjugate to the direction before: so the vectors of Lanczos become the
+    directions of conjugate gradients, which stay as they are. When k are there, each second one gives way to
+    later ones, then each second of those left, and so on. No synchronisation with the device.
+
+    Args:
+        count: k.
+
+    Source: of the spread, J. L. Morales, J. Nocedal 2000, 10.1137/S1052623497327854, section 2.1.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._stride = 1
+        self._kept: list[_Pair] = []
+        self._last: _Pair | None = None
+
+    def add(self, v: Tensor, Hv: Tensor) -> None:
+        """The next vector of the run (n, 1), and its product. Both may be overwritten afterwards."""
+        p, Hp, sound, number = v.clone(), Hv.clone(), torch.ones(1, device=v.device), 1
+        if (last := self._last) is not None:
+            share = _dot(last.Hp, v) / _dot(last.p, last.Hp)
+            p.addcmul_(last.p, share, value=-1)
+            Hp.addcmul_(last.Hp, share, value=-1)
+            sound, number = last.sound, last.number + 1
+        # Curvature that is so small beside ‖H p‖ would make a preconditioner that rounding spoils.
+        least = torch.finfo(p.dtype).eps ** 0.75
+        positive = _dot(p, Hp) > least * p.norm() * Hp.norm()
+        self._last = _Pair(number, p, Hp, sound * positive.to(sound))
+        self._keep(self._last)
+
+    def _keep(self, pair: _Pair) -> None:
+        if pair.number % self._stride:
+            return
+        if len(self._kept) == self._count:
+            while all(kept.number % self._stride == 0 for kept in self._kept):
+                self._stride *= 2
+            if pair.number % self._stride:
+                return
+            leaving = next(i for i, kept in enumerate(self._kept) if kept.number % self._stride)
+            del self._kept[leaving]
+        self._kept.append(pair)
+
+    def pairs(self) -> tuple[Tensor, Tensor] | None:
+        """S and H S (n, j) with SᵀH S = I, from the directions before the first without positive curvature.
+
+        None if there is none. Costs two synchronisations.
+        """
+        if not self._kept:
+            return None
+        sound = torch.cat([pair.sound for pair in self._kept]).tolist()
+        kept = [pair for pair, is_sound in zip(self._kept, sound, strict=True) if is_sound]
+        if not kept:
+            return None
+        P, HP = (torch.cat(blocks, dim=1) for blocks in ([k.p for k in kept], [k.Hp for k in kept]))
+        root = (P * HP).sum(dim=0).sqrt()
+        P, HP = P / root, HP / root
+        # What rounding has left of the conjugacy is taken as it is: the identities below need PᵀH P exactly.
+        curvature = (P.mT @ HP).to("cpu", torch.float64)
+        values, vectors = torch.linalg.eigh((curvature + curvature.mT) / 2)
+        whole = values > torch.finfo(P.dtype).eps ** 0.5 * values[-1]
+        mixing = (vectors[:, whole] / values[whole].sqrt()).to(P)
+        return P @ mixing, HP @ mixing
+
+
+class LimitedMemory:
+    """P = (I − S Yᵀ) P₀ (I − Y Sᵀ) + c S Sᵀ, Y = H S, SᵀY = I: the BFGS update of P₀ by all columns at once.
+
+    P Y = c S: of P H, j eigenvalues are c, and the others interlace those of P₀ H: the i-th is at least the
+    i-th and at most the (i + j)-th of them. P is positive definite if P₀ is. c is yᵀP₀ y for the last
+    column, which lies between the eigenvalues of P₀ H too.
+
+    Args:
+        S, Y: (n, j).
+        base: X ↦ P₀ X; the identity if None.
+
+    Attributes:
+        level: c.
+
+    Source: S. Gratton, A. Sartenaer, J. Tshimanga 2011, 10.1137/08074008, of the eigenvalues.
+    """
+
+    def __init__(self, S: Tensor, Y: Tensor, base: Block | None) -> None:
+        self._S, self._Y, self._base = S, Y, base
+        last = Y[:, -1:]
+        self.level = _dot(last, last if base is None else base(last))
+
+    def __call__(self, X: Tensor) -> Tensor:
+        """P X of a block (n, k)."""
+        inside = self._S.mT @ X
+        Z = X - self._Y @ inside
+        if self._base is not None:
+            Z = self._base(Z)
+        return Z + self._S @ (self.level * inside - self._Y.mT @ Z)
+
+
+class Recycling:
+    """From the products of a step to a preconditioner for the next.
+
+    Args:
+        count: Directions that are kept, each with its product; 0 for none: then nothing is changed.
+
+    Attributes:
+        num_vectors: That are stored at most.
+    """
+
+    def __init__(self, count: int = 0) -> None:
+        self._count = count
+        # Those in use, and those of the run that goes on.
+        self.num_vectors = 4 * count
+        self._sample: Sample | None = None
+        self._pairs: tuple[Tensor, Tensor] | None = None
+
+    def watched(self, hvp: Block) -> Block:
+        """The same products, of a run that begins here, with an eye kept on them."""
+        if not self._count:
+            return hvp
+        sample = self._sample = Sample(self._count)
+
+        def seen(V: Tensor) -> Tensor:
+            product = hvp(V)
+            sample.add(V, product)
+            return product
+
+        return seen
+
+    def preconditioner(self, base: Block | None, gradient: Tensor) -> Block | None:
+        """P for the point with this gradient, from the last run; `base` where there is nothing to add to it.
+
+        Also where P proves useless at the gradient g by gᵀP g ≤ 0 or NaN, as rounding may make it.
+        """
+        if self._sample is not None:
+            self._pairs, self._sample = self._sample.pairs(), None
+        if self._pairs is None:
+            return base
+        P = LimitedMemory(*self._pairs, base)
+        return P if bool(_dot(gradient, P(gradient)) > 0) and bool(P.level > 0) else base
+
+
+NONE = Recycling()
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    """xᵀy (1,) of blocks (n, 1)."""
+    product: Tensor = torch.linalg.vecdot(x, y, dim=0)
+    return product
