@@ -57,31 +57,42 @@ def chosen(settings: Method, objective: Objective, *, preconditioned: bool) -> M
     return TrustKrylov() if _affordable(objective) >= min(n, _ENOUGH) else TrustNCG()
 
 
-def built(settings: Method, objective: Objective, precondition: Preconditioning, random: Random) -> Advance:
+def built(
+    settings: Method,
+    objective: Objective,
+    precondition: Preconditioning,
+    random: Random,
+    *,
+    preconditioned: bool = False,
+) -> Advance:
     """What makes the steps of this method.
+
+    Args:
+        settings: Other than `Auto`.
+        objective: What is minimised.
+        precondition: Of a point, the user's preconditioner.
+        random: k ↦ a block (n, k) of normal numbers.
+        preconditioned: Whether there is one. Then nothing is recycled unless asked for, and the norm is its.
 
     Raises:
         MemoryError: What it stores does not fit.
     """
+    recycling = _recycling(settings, objective, preconditioned=preconditioned)
     if isinstance(settings, TrustExact):
         check_storable(objective.space.size)
         return TrustRegion(objective, settings, lambda point, rtol: Exact(point))
     if isinstance(settings, TrustKrylov):
-        model = _krylov(settings, settings.boundary_rtol, objective, precondition, random)
+        model = _krylov(settings, settings.boundary_rtol, objective, precondition, random, recycling)
         return TrustRegion(objective, settings, model)
     if isinstance(settings, ARC):
-        model = _krylov(settings, 0.0, objective, precondition, random)
+        model = _krylov(settings, 0.0, objective, precondition, random, recycling)
         return CubicRegularisation(objective, settings, model, initial_length=settings.initial_length)
     if isinstance(settings, TrustNCG):
         max_iter = settings.max_cg_iter or objective.space.size
         if objective.box is None:
-            recycling = _recycling(settings.recycle, objective)
             return TrustRegion(objective, settings, _steihaug(max_iter, precondition, recycling))
         return TrustRegion(objective, settings, _bounded(objective.box, max_iter, precondition))
     if isinstance(settings, LineSearchMethod):
-        recycling = NONE
-        if isinstance(settings, LineSearchNewtonCG) and not settings.capped:
-            recycling = _recycling(settings.recycle, objective)
         return Descent(objective, settings, directions(settings, objective, precondition, recycling))
     raise TypeError(f"no way is known to run {settings!r}")
 
@@ -106,9 +117,8 @@ def _krylov(
     objective: Objective,
     precondition: Preconditioning,
     random: Random,
+    recycling: Recycling,
 ) -> Callable[[Point, float], KrylovModel]:
-    # A preconditioned basis has two vectors for each dimension.
-    recycling = _recycling(settings.recycle, objective, beside=2 * min(objective.space.size, _ENOUGH))
     krylov_dim = _krylov_dim(settings.krylov_dim, objective, recycling)
     return lambda point, rtol: KrylovModel(
         point,
@@ -121,13 +131,23 @@ def _krylov(
     )
 
 
-def _recycling(wanted: int | None, objective: Objective, beside: int = 0) -> Recycling:
-    """With as many directions as are wanted; by default none if memory lacks, beside other vectors."""
-    count = _RECYCLED if wanted is None else wanted
-    recycling = Recycling(min(count, objective.space.size))
-    if wanted is None and recycling.num_vectors + beside > _affordable(objective):
+def _recycling(settings: Method, objective: Objective, *, preconditioned: bool) -> Recycling:
+    """As wanted; by default none where memory lacks, or where there is a preconditioner."""
+    if (
+        not isinstance(settings, TrustNCG | TrustKrylov | ARC | LineSearchNewtonCG)
+        or objective.box is not None
+    ):
         return NONE
-    return recycling
+    if isinstance(settings, LineSearchNewtonCG) and settings.capped:
+        return NONE
+    n = objective.space.size
+    if settings.recycle is not None:
+        return Recycling(min(settings.recycle, n))
+    recycling = Recycling(min(_RECYCLED, n))
+    # A preconditioned basis has two vectors for each dimension.
+    beside = 2 * min(n, _ENOUGH) if isinstance(settings, TrustKrylov | ARC) else 0
+    short = recycling.num_vectors + beside > _affordable(objective)
+    return NONE if preconditioned or short else recycling
 
 
 def _krylov_dim(wanted: int | None, objective: Objective, recycling: Recycling) -> int:

@@ -61,7 +61,7 @@ class TrustNCG(TrustRegionMethod):
         max_cg_iter: Most products for a step; n if None.
         recycle: Directions that a step leaves to the next, each with its product: they precondition it, and
             its ball is measured in the norm of that preconditioner. Memory of four vectors each. If None, 20
-            where an eighth of the free memory holds them, else none, and none with bounds.
+            where an eighth of the free memory holds them, else none; none with bounds or a preconditioner.
     """
 
     max_cg_iter: int | None = None
@@ -143,8 +143,8 @@ class LineSearchNewtonCG(LineSearchMethod):
 
     Attributes:
         recycle: Directions that a step leaves to the next, each with its product, to precondition it. Memory
-            of four vectors each. If None, 20 where an eighth of the free memory holds them, else none, and
-            none with `capped`.
+            of four vectors each. If None, 20 where an eighth of the free memory holds them, else none; none
+            with a preconditioner, or with `capped`.
         capped: Whether directions are those of Royer, O'Neill and Wright (2020). They solve with ∇²f + 2ε,
             and take curvature below −ε for negative; the end is slow where ∇²f has eigenvalues well below ε.
             Damped steps are always searched by the strong Wolfe conditions.

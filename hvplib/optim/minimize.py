@@ -156,7 +156,9 @@ def minimize(
         )
         run = Run(
             objective=objective,
-            method=built(settings, objective, precondition, random),
+            method=built(
+                settings, objective, precondition, random, preconditioned=preconditioner is not None
+            ),
             tolerances=tolerances,
             max_iter=max_iter,
             curvature_at=partial(

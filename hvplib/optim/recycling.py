@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["NONE", "Block", "LimitedMemory", "Recycling", "Sample"]
+__all__ = ["NONE", "Block", "LimitedMemory", "Pairs", "Recycling", "Sample"]
 
 Block = Callable[[Tensor], Tensor]
 
@@ -20,6 +20,14 @@ class _Pair(NamedTuple):
     p: Tensor
     Hp: Tensor
     sound: Tensor
+
+
+class Pairs(NamedTuple):
+    """S and Y = H S (n, j) with SᵀY = I, and y (n, 1): H p / √(pᵀH p) for the last direction p."""
+
+    S: Tensor
+    Y: Tensor
+    y: Tensor
 
 
 class Sample:
@@ -67,8 +75,8 @@ class Sample:
             del self._kept[leaving]
         self._kept.append(pair)
 
-    def pairs(self) -> tuple[Tensor, Tensor] | None:
-        """S and H S (n, j) with SᵀH S = I, from the directions before the first without positive curvature.
+    def pairs(self) -> Pairs | None:
+        """From the directions before the first without positive curvature; S spans them.
 
         None if there is none. Costs two synchronisations.
         """
@@ -81,35 +89,36 @@ class Sample:
         P, HP = (torch.cat(blocks, dim=1) for blocks in ([k.p for k in kept], [k.Hp for k in kept]))
         root = (P * HP).sum(dim=0).sqrt()
         P, HP = P / root, HP / root
-        # What rounding has left of the conjugacy is taken as it is: the identities below need PᵀH P exactly.
+        # Rounding spoils the conjugacy in long runs, and a preconditioner needs SᵀY = I.
         curvature = (P.mT @ HP).to("cpu", torch.float64)
         values, vectors = torch.linalg.eigh((curvature + curvature.mT) / 2)
         whole = values > torch.finfo(P.dtype).eps ** 0.5 * values[-1]
         mixing = (vectors[:, whole] / values[whole].sqrt()).to(P)
-        return P @ mixing, HP @ mixing
+        return Pairs(P @ mixing, HP @ mixing, HP[:, -1:])
 
 
 class LimitedMemory:
     """P = (I − S Yᵀ) P₀ (I − Y Sᵀ) + c S Sᵀ, Y = H S, SᵀY = I: the BFGS update of P₀ by all columns at once.
 
     P Y = c S: of P H, j eigenvalues are c, and the others interlace those of P₀ H: the i-th is at least the
-    i-th and at most the (i + j)-th of them. P is positive definite if P₀ is. c is yᵀP₀ y for the last
-    column, which lies between the eigenvalues of P₀ H too.
+    i-th and at most the (i + j)-th of them. P is positive definite if P₀ is. c = yᵀP₀ y lies
+    between the eigenvalues of P₀ H.
 
     Args:
-        S, Y: (n, j).
+        pairs: S, Y and y.
         base: X ↦ P₀ X; the identity if None.
 
     Attributes:
         level: c.
 
-    Source: S. Gratton, A. Sartenaer, J. Tshimanga 2011, 10.1137/08074008, of the eigenvalues.
+    Sources: J. L. Morales, J. Nocedal 2000, 10.1137/S1052623497327854, of c; S. Gratton, A. Sartenaer,
+    J. Tshimanga 2011, 10.1137/08074008, of the eigenvalues.
     """
 
-    def __init__(self, S: Tensor, Y: Tensor, base: Block | None) -> None:
-        self._S, self._Y, self._base = S, Y, base
-        last = Y[:, -1:]
-        self.level = _dot(last, last if base is None else base(last))
+    def __init__(self, pairs: Pairs, base: Block | None) -> None:
+        self._S, self._Y, y = pairs
+        self._base = base
+        self.level = _dot(y, y if base is None else base(y))
 
     def __call__(self, X: Tensor) -> Tensor:
         """P X of a block (n, k)."""
@@ -135,7 +144,7 @@ class Recycling:
         # Those in use, and those of the run that goes on.
         self.num_vectors = 4 * count
         self._sample: Sample | None = None
-        self._pairs: tuple[Tensor, Tensor] | None = None
+        self._pairs: Pairs | None = None
 
     def watched(self, hvp: Block) -> Block:
         """The same products, of a run that begins here, with an eye kept on them."""
@@ -159,7 +168,7 @@ class Recycling:
             self._pairs, self._sample = self._sample.pairs(), None
         if self._pairs is None:
             return base
-        P = LimitedMemory(*self._pairs, base)
+        P = LimitedMemory(self._pairs, base)
         return P if bool(_dot(gradient, P(gradient)) > 0) and bool(P.level > 0) else base
 
 
