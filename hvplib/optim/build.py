@@ -133,12 +133,9 @@ def _krylov(
 
 def _recycling(settings: Method, objective: Objective, *, preconditioned: bool) -> Recycling:
     """As wanted; by default none where memory lacks, or where there is a preconditioner."""
-    if (
-        not isinstance(settings, TrustNCG | TrustKrylov | ARC | LineSearchNewtonCG)
-        or objective.box is not None
-    ):
+    if not isinstance(settings, TrustNCG | TrustKrylov | ARC | LineSearchNewtonCG):
         return NONE
-    if isinstance(settings, LineSearchNewtonCG) and settings.capped:
+    if objective.box is not None or (isinstance(settings, LineSearchNewtonCG) and settings.capped):
         return NONE
     n = objective.space.size
     if settings.recycle is not None:
