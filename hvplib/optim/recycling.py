@@ -40,7 +40,7 @@ class Sample:
     Args:
         count: k.
 
-    Source: of the spread, J. L. Morales, J. Nocedal 2000, 10.1137/S1052623497327854, section 2.1.
+    Source: of the spread, J. L. Morales, J. Nocedal 2000, 10.1137/S1052623497327854.
     """
 
     def __init__(self, count: int) -> None:
@@ -78,23 +78,25 @@ class Sample:
     def pairs(self) -> Pairs | None:
         """From the directions before the first without positive curvature; S spans them.
 
-        None if there is none. Costs two synchronisations.
+        None if there is none. The sample is empty afterwards. Costs two synchronisations.
         """
         if not self._kept:
             return None
         sound = torch.cat([pair.sound for pair in self._kept]).tolist()
         kept = [pair for pair, is_sound in zip(self._kept, sound, strict=True) if is_sound]
+        self._kept, self._last = [], None
         if not kept:
             return None
         P, HP = (torch.cat(blocks, dim=1) for blocks in ([k.p for k in kept], [k.Hp for k in kept]))
-        root = (P * HP).sum(dim=0).sqrt()
-        P, HP = P / root, HP / root
+        kept.clear()  # the copies are enough
+        root = torch.linalg.vecdot(P, HP, dim=0).sqrt()
+        P, HP = P.div_(root), HP.div_(root)
         # Rounding spoils the conjugacy in long runs, and a preconditioner needs SᵀY = I.
         curvature = (P.mT @ HP).to("cpu", torch.float64)
         values, vectors = torch.linalg.eigh((curvature + curvature.mT) / 2)
         whole = values > torch.finfo(P.dtype).eps ** 0.5 * values[-1]
         mixing = (vectors[:, whole] / values[whole].sqrt()).to(P)
-        return Pairs(P @ mixing, HP @ mixing, HP[:, -1:])
+        return Pairs(P @ mixing, HP @ mixing, HP[:, -1:].clone())
 
 
 class LimitedMemory:
@@ -165,6 +167,8 @@ class Recycling:
         Also where P proves useless at the gradient g by gᵀP g ≤ 0 or NaN, as rounding may make it.
         """
         if self._sample is not None:
+            # One after the other, so that no more than four vectors are stored for each direction.
+            self._pairs = None
             self._pairs, self._sample = self._sample.pairs(), None
         if self._pairs is None:
             return base
