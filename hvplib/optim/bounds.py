@@ -92,11 +92,12 @@ def proven_inside(
             'strategy="finite-difference" evaluates func outside the bounds; leave it out, or the bounds'
         )
     if strategy != "auto" or not options.get("verify", True):
-        return HessianOperator(func, primals, data, **options)
+        return HessianOperator(func, primals, data, **{**options, "engine": "graph"})
     report = HessianOperator(_around(func, primals, box), _ones(primals), data, **options).report
     if report is not None and report.strategy in STRATEGIES:
         strategy = report.strategy
-    proven = {"strategy": strategy, "verify": False, "check_deterministic": False}
+    # Records are made at points nearby, which may be outside.
+    proven = {"strategy": strategy, "verify": False, "check_deterministic": False, "engine": "graph"}
     return HessianOperator(func, primals, data, **{**options, **proven})
 
 
