@@ -114,7 +114,7 @@ class BatchSum:
         self._share = _KEPT_SHARE if memory_budget == "auto" else memory_budget
         self._budget = memory_budget if isinstance(memory_budget, int) else None  # None: not looked at yet
         self._kept = 0
-        for index, arguments in enumerate(bar(self._pass(), "linearising", length(data))):
+        for index, arguments in enumerate(bar(self.batches(), "linearising", length(data))):
             self._append(arguments, index)
         if not self._weights:
             raise ValueError("data holds no batch; pass an iterable that is not empty")
@@ -175,7 +175,7 @@ class BatchSum:
             yield from self._all_kept
             return
         seen = 0
-        for index, arguments in enumerate(self._bar(self._pass(), "product", self.num_batches)):
+        for index, arguments in enumerate(self._bar(self.batches(), "product", self.num_batches)):
             self._check_same(arguments, index)
             seen = index + 1
             if self._weights[index] == 0:
@@ -189,7 +189,8 @@ class BatchSum:
         if seen != self.num_batches:
             raise RuntimeError(changed(self._data, f"{seen} batches instead of {self.num_batches}"))
 
-    def _pass(self) -> Iterator[tuple[Any, ...]]:
+    def batches(self) -> Iterator[tuple[Any, ...]]:
+        """The arguments of each batch, in one pass over the data."""
         if self._data is None:
             return iter([()])
         return ((batch,) for batch in replayed(self._data, self._seed))
@@ -258,7 +259,7 @@ class BatchSum:
 
     def _compare_passes(self) -> None:
         expected = min(_COMPARED_BATCHES, self.num_batches)
-        again = list(islice(self._pass(), expected))
+        again = list(islice(self.batches(), expected))
         if len(again) != expected:
             raise RuntimeError(changed(self._data, f"{len(again)} batches instead of {self.num_batches}"))
         for index, arguments in enumerate(again):

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from hvplib.ad.derivatives import Derivatives
-from hvplib.ad.inputs import Engines, check_engine, check_strategy
+from hvplib.ad.inputs import Engines, check_engine, check_strategy, flatten_primals
 from hvplib.ad.modules import Selection, functional_loss
+from hvplib.ad.objective import Objective
 from hvplib.operators.batches import Budget, MayKeep, Term
 from hvplib.operators.noise import seeded
 from hvplib.operators.over_data import DataOptions, LossOperator, loss_and_weight
@@ -98,10 +100,9 @@ class HessianOperator(LossOperator):
     ) -> None:
         check_strategy(strategy)
         check_engine(engine)
+        self._function = partial(_of_batch, func, weight, reduction)
         # Shared with the operators at other points, so that what is recorded of func serves there too.
-        self._derivatives = _derivatives or Derivatives(
-            partial(_of_batch, func, weight, reduction), strategy, engine
-        )
+        self._derivatives = _derivatives or Derivatives(self._function, strategy, engine)
         options = DataOptions(
             data, weight, reduction, verify, check_deterministic, memory_budget, seed, progress
         )
@@ -160,6 +161,28 @@ class HessianOperator(LossOperator):
         if func.reduction not in (None, reduction):
             raise ValueError(f'the loss has reduction="{func.reduction}"; pass the operator the same')
         return cls(func, theta, data, **options)
+
+    def value_at(self, primals: Any) -> Tensor:
+        """f at another point, 0-d, by a pass over the data without derivatives, with the products' own noise.
+
+        Args:
+            primals: The point, like the present one.
+        """
+        leaves, spec = flatten_primals(primals)
+        assert self.domain is not None
+        if self.domain.kind(primals) != "vector":
+            raise ValueError("primals must be like the operator's own point: the same structure and shapes")
+        total, weights = torch.zeros((), dtype=torch.float64), 0.0
+        for index, arguments in enumerate(self._sum.batches()):
+            with seeded(self._options.seed, index), torch.no_grad():
+                objective = Objective(self._function(arguments), spec, has_aux=True)
+                with objective.session():
+                    value = objective([leaf.detach() for leaf in leaves], "plain")
+            weight = float(objective.aux)
+            if weight:  # a batch of weight 0 counts for nothing, even where its loss is not a number
+                total += weight * value.to(total)
+                weights += weight
+        return (total / (weights if self._options.reduction == "mean" else 1.0)).to(self.value)
 
     def at(self, primals: Any, **changes: Any) -> HessianOperator:
         """The Hessian of the same function at another point.
