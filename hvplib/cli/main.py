@@ -7,19 +7,26 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from hvplib.cli.arguments import parser
 from hvplib.cli.commands import COMMANDS, Outcome, Tick
 from hvplib.cli.output import check_outputs, versions, write
 from hvplib.cli.problem import Problem, UsageError, load_problem
 from hvplib.eigen.checkpoint import CheckpointError
+from hvplib.errors import DerivativeError
 from hvplib.plots import draw_convergence, draw_density, draw_estimate, draw_minimization
 from hvplib.results.status import ConvergenceError
 
 __all__ = ["main"]
 
 REACHED, NOT_REACHED, USAGE, REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
+
+# Where code of the libraries lies.
+_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 
 DRAWN: dict[str, Callable[[Any, Any], Any]] = {
     "eigsh": draw_convergence,
@@ -132,20 +139,8 @@ def _bar(options: argparse.Namespace) -> Iterator[Tick]:
 
 def _of_the_users(error: BaseException) -> bool:
     """Whether it was raised in code of the target: then where it was raised is what helps."""
-    last = traceback.extract_tb(error.__traceback__)[-1].filename if error.__traceback__ else ""
-    chain: BaseException | None = error
-    while chain is not None:
-        frames = traceback.extract_tb(chain.__traceback__)
-        last = frames[-1].filename if frames else last
-        chain = chain.__cause__
-    from pathlib import Path
-
-    import torch
-
-    import hvplib
-
-    libraries = [str(Path(str(module.__file__)).parent) for module in (torch, hvplib)]
-    return bool(last) and not any(last.startswith(library) for library in libraries)
+    frames = traceback.extract_tb(error.__traceback__)
+    return not isinstance(error, DerivativeError) and not frames[-1].filename.startswith(_LIBRARIES)
 
 
 def _failed(error: object, status: int) -> int:
