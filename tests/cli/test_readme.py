@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def test_commands_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     program, *arguments = shlex.split(command)
     assert program == "hvplib" and main(arguments) == 0
-    outputs = [name for flag, name in zip(arguments, arguments[1:], strict=False) if flag == "--output"]
+    outputs = [name for flag, name in pairwise(arguments) if flag == "--output"]
     assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"model.py", *outputs}
 
 
