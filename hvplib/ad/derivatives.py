@@ -40,9 +40,10 @@ class Derivatives:
     """(x, data) ↦ the local model of f(·, data) at x, again and again.
 
     The first ones keep graphs, as those of `local_model` do. Then f is recorded, once for all points and data
-    of the same shapes, and a further local model costs one run of the program and one evaluation of f: the
-    program is used only where its value is f's own, bit for bit. It is not made for a function that does more
-    than arithmetic with its numbers (control flow that depends on them, noise).
+    of the same shapes, and a further local model costs two runs of the program and one evaluation of f: the
+    program is used only if its value beside the point is f's own, bit for bit. (Not at the point: λ ‖x‖² is 0
+    at 0 for every λ, and what f reads beside its arguments may have changed.) It is not made for a function
+    that does more than arithmetic with its numbers (control flow that depends on them, noise).
 
     Args:
         function: From the data, a tuple, to a function of the primals that returns (value, aux).
@@ -137,8 +138,12 @@ class _Family:
         self._proven = all(map(self._same, [value, *gradients, *product], expected))
         if not self._proven:
             self._give_up("the program gives other numbers elsewhere")
-        elif self._draws(leaves, spec, data):
+            return
+        aux, drawn = self._beside(leaves, spec, data)
+        if drawn:
             self._give_up("func draws random numbers")
+        elif not _equal(aux, model.aux):
+            self._give_up("what func returns beside its value depends on the point")
 
     def at(self, primals: Any, data: tuple[Any, ...], value: Tensor | None) -> LocalModel | None:
         """The local model by the program; None where it is not to be used (yet).
@@ -155,25 +160,40 @@ class _Family:
         points = [plain(x) for x in leaves]
         objective = Objective(self._function(data), spec, has_aux=True, noise=NoRandomness())
         with derivative(), torch.enable_grad():
-            if value is None:
-                with objective.session():
-                    value = objective([fresh(x) for x in points], "plain").detach()
             found, gradients, residuals = program.linearize(points, _tensors(data))
-        if not self._same(found, value):
+            if value is None:
+                same = self._is_func(program, objective, points, _tensors(data))
+            else:
+                same = self._same(found, value)
+        if not same:
             self._give_up("func changes by more than its arguments")
             return None
         graph = partial(_graph_engine, objective, points)
         engine = RecordedEngine(program, found, gradients, residuals, points, _tensors(data), graph)
         return LocalModel(objective, leaves, spec, engine, verify=False)
 
-    def _draws(self, leaves: Sequence[Tensor], spec: TreeSpec, data: tuple[Any, ...]) -> bool:
+    def _is_func(
+        self, program: SecondOrder, objective: Objective, points: Sequence[Tensor], data: Sequence[Tensor]
+    ) -> bool:
+        """Whether the program has func's value beside the point, or at it if there is no number beside it."""
+        for place in (_near(points), points):
+            with objective.session():
+                value = objective([fresh(x) for x in place], "plain").detach()
+            if not self._same(program.linearize(place, data)[0], value):
+                return False
+            if bool(value.isfinite()):
+                break
+        return True
+
+    def _beside(self, leaves: Sequence[Tensor], spec: TreeSpec, data: tuple[Any, ...]) -> tuple[Any, bool]:
+        """What func returns beside its value near the leaves, and whether it has drawn random numbers."""
         before = RandomState()
         objective = Objective(self._function(data), spec, has_aux=True, noise=NoRandomness())
         with derivative(), torch.enable_grad(), objective.session():
-            objective([fresh(x) for x in leaves], "plain")
+            objective([fresh(x) for x in _near(leaves)], "plain")
         drawn = not before.is_current()
         before.restore()
-        return drawn
+        return objective.aux, drawn
 
     def _give_up(self, reason: str) -> None:
         self.program, self._reason = None, reason
@@ -196,9 +216,20 @@ class _Family:
 
         with derivative(), torch.no_grad():
             # Recorded nearby: a program that depends on the numbers gives itself away where it is proven.
-            v, direction = probes(leaves, 2)
-            nearby = moved([plain(x) for x in leaves], direction, _NEARBY * entry_size(leaves))
-            return SecondOrder(compute, nearby, _tensors(data), v, compile=self._compile)
+            (v,) = probes(leaves, 1)
+            return SecondOrder(compute, _near(leaves), _tensors(data), v, compile=self._compile)
+
+
+def _near(leaves: Sequence[Tensor]) -> list[Tensor]:
+    """A point beside this one."""
+    (direction,) = probes(leaves, 1, seed=1)
+    return moved([plain(x) for x in leaves], direction, _NEARBY * entry_size(leaves))
+
+
+def _equal(left: Any, right: Any) -> bool:
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return same_bits(left.detach(), right.detach())
+    return type(left) is type(right) and left == right
 
 
 def _graph_engine(objective: Objective, leaves: Sequence[Tensor]) -> Engine:

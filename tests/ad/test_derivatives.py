@@ -119,6 +119,35 @@ def test_a_function_that_changes_is_told_by_its_value() -> None:
     torch.testing.assert_close(model.hvp(v), expected, rtol=1e-12, atol=1e-12)
 
 
+def test_a_change_that_the_value_at_the_point_does_not_show() -> None:
+    """λ ‖x‖² is 0 at 0 for every λ, and so is its gradient."""
+    strength = [1.0]
+    of, zero, v = derivatives(lambda x: strength[0] * x.square().sum()), torch.zeros(4, dtype=F64), A[0]
+    assert is_recorded(learnt(of))
+    assert is_recorded(of.local_model(zero, (), verify=False))
+    strength[0] = 3.0
+    model = of.local_model(zero, (), verify=False)
+    assert not is_recorded(model)
+    assert torch.equal(model.hvp(v), 6 * v)
+
+
+def test_a_point_beside_which_there_is_no_number() -> None:
+    of = derivatives(lambda x: x.log().square().sum())
+    for seed in range(_FIRST + 1):
+        of.local_model(normal(4, seed=seed).abs(), (), verify=False)
+    tiny = torch.full((4,), 1e-9, dtype=F64)  # a step of 1e-5 leads below zero
+    model = of.local_model(tiny, (), verify=False)
+    expected = local_model(lambda x: x.log().square().sum(), tiny, verify=False)
+    torch.testing.assert_close(model.hvp(A[0]), expected.hvp(A[0]), rtol=1e-12, atol=0)
+
+
+def test_a_weight_that_depends_on_the_point_is_not_taken_from_beside_it() -> None:
+    of = Derivatives(lambda data: lambda x: ((A @ x).tanh().sum(), x.sum()), "auto")
+    model = learnt(of)
+    assert not is_recorded(model) and "depends on the point" in reason(of)
+    assert torch.equal(model.aux, normal(4, seed=99).sum())
+
+
 def test_a_captured_tensor_that_is_written_to_takes_the_record_out_of_use() -> None:
     scale, x, v = torch.ones(4, dtype=F64), normal(4, seed=99), normal(4, seed=7)
     of = derivatives(lambda x: ((scale * 2).exp() * x**4).sum())
