@@ -135,7 +135,7 @@ class Memory:
     def search(self) -> int:
         """Eigenvalues: copies of the parameters, the basis, the pairs found, and a product."""
         held = 3 + KRYLOV_DIM + 1 + K
-        return self.present + (held + PRODUCT_VECTORS) * self.vector + PRODUCT_GRAPHS * self.graph
+        return self.present + (held + PRODUCT_VECTORS) * self.vector + int(PRODUCT_GRAPHS * self.graph)
 
     @property
     def peak(self) -> int:
@@ -146,7 +146,7 @@ class Memory:
 # Measured with this model: numbers of vectors and of a batch's graphs that are there at the same time.
 GRAPH = 30
 CHECK_VECTORS, CHECK_GRAPHS = 17, 4
-PRODUCT_VECTORS, PRODUCT_GRAPHS = 3, 1
+PRODUCT_VECTORS, PRODUCT_GRAPHS = 4, 1.5
 
 
 def readable(size: float) -> str:

@@ -34,6 +34,7 @@ def test_traces_of_blocks_come_from_the_same_products() -> None:
         value, error = found[name]
         assert abs(value - float(DENSE[where, where].trace())) <= 4 * error + 1e-9
     assert found["c"][1] < 1e-12 + 4 * float(DENSE[6, :6].norm()), "of one entry, only the coupling is noise"
+    assert layer_curvature(H, num_probes=2, generator=2) != layer_curvature(H, num_probes=2, generator=3)
     means = layer_curvature(H, "mean", num_probes=400, generator=1)
     assert means["a.w"][0] == pytest.approx(found["a.w"][0] / 4)
 
