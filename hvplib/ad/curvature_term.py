@@ -18,8 +18,8 @@ from hvplib.ad.inputs import flatten_primals, unflatten
 from hvplib.ad.objective import Objective
 from hvplib.ad.randomness import RandomState
 from hvplib.ad.report import Attempt, Check, Report
-from hvplib.ad.vectors import all_finite
-from hvplib.ad.verify import probes, repeatability, rounding, symmetry
+from hvplib.ad.vectors import all_finite, dot, norm
+from hvplib.ad.verify import probes, repeatability, rounding, symmetry_of
 from hvplib.errors import DerivativeError
 from hvplib.space import Space
 
@@ -217,13 +217,17 @@ class CurvatureTerm(ABC):
         precision = self._precision()
         (v,) = probes(self._leaves, 1)
         noise = rounding(self.value, self._looked.gradient, self._leaves, v, precision)
-        # In an order that holds few vectors at a time.
         (Cv,) = self._frugal_products([v])
         repeated = repeatability(Cv, self._frugal_products([v])[0], precision, noise)
         more = self._more_checks(v, Cv)
-        _, w = probes(self._leaves, 2)
+        (w,) = probes(self._leaves, 1, seed=1)
+        first, forward = (norm(v), norm(Cv)), dot(w, Cv)
+        del v, Cv  # vectors like the parameters weigh: none is held beside a product that can be made again
         (Cw,) = self._frugal_products([w])
-        self.checks = [symmetry(v, Cv, w, Cw, precision, noise), repeated, *more]
+        second = norm(w), norm(Cw)
+        del w
+        defect = abs(forward - dot(probes(self._leaves, 1)[0], Cw))
+        self.checks = [symmetry_of(defect, first, second, precision, noise), repeated, *more]
         unconfirmed = self._custom() and not self.checks[-1].passed
         if unconfirmed or any(check.passed is False for check in self.checks):
             lines = "\n  ".join(map(str, self.checks))

@@ -26,7 +26,7 @@ Selection = Union[
 
 
 def functional_loss(
-    model: nn.Module, loss: Callable[..., Any], params: Selection = None
+    model: nn.Module, loss: Callable[..., Any], params: Selection = None, *, copy: bool = True
 ) -> tuple[ModuleLoss, dict[str, Tensor]]:
     """(θ, batch) ↦ loss(model with parameters θ, batch), and the present θ.
 
@@ -42,6 +42,7 @@ def functional_loss(
             ("layers.*.weight") or a compiled regular expression (searched in the name); a layer; a list of
             these; or a predicate (name, parameter) → bool. A selection takes what it says, frozen or not.
             Tied parameters count once, under their first name.
+        copy: False for who copies θ himself: it then shares the parameters' memory.
 
     Returns:
         The function, to be called with (θ, batch), and θ: a dict from names to copies of the parameters.
@@ -63,7 +64,7 @@ def functional_loss(
     model = _unwrapped(model)
     selected = select_parameters(model, params)
     func = ModuleLoss(model, supervised(loss) if isinstance(loss, nn.modules.loss._Loss) else loss, selected)
-    return func, {name: parameter.detach().clone() for name, parameter in selected.items()}
+    return func, {name: p.detach().clone() if copy else p.detach() for name, p in selected.items()}
 
 
 class ModuleLoss:

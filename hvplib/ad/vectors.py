@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 __all__ = ["all_finite", "coarsest", "distance", "dot", "entry_size", "moved", "norm", "relative_error"]
 
+# Entries that are brought to double precision at a time: copies of whole vectors would decide how much memory
+# the checks of a large model take.
+_PIECE = 2**20
+
 
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     """⟨left, right⟩."""
-    return sum(
-        float((a.detach().double() * b.detach().double()).sum()) for a, b in zip(left, right, strict=True)
-    )
+    return sum(_total([(a * b).sum() for a, b in _pieces(x, y)]) for x, y in zip(left, right, strict=True))
 
 
 def norm(tensors: Sequence[Tensor]) -> float:
     """Euclidean norm."""
-    return math.sqrt(sum(float(t.detach().double().square().sum()) for t in tensors))
+    return math.sqrt(sum(_total([a.square().sum() for (a,) in _pieces(t)]) for t in tensors))
 
 
 def distance(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     """‖left − right‖."""
-    return norm([a.detach().double() - b.detach().double() for a, b in zip(left, right, strict=True)])
+    squares = (
+        _total([(a - b).square().sum() for a, b in _pieces(x, y)]) for x, y in zip(left, right, strict=True)
+    )
+    return math.sqrt(sum(squares))
 
 
 def relative_error(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
@@ -53,3 +58,17 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
 def coarsest(tensors: Sequence[Tensor], also: Collection[torch.dtype] = ()) -> torch.dtype:
     """The dtype with the largest rounding error, among those of the tensors and others."""
     return max((*(x.dtype for x in tensors), *also), key=lambda dtype: torch.finfo(dtype).eps)
+
+
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same entries of tensors of one shape, in double precision, so many at a time."""
+    if tensors[0].numel() <= _PIECE:
+        yield tuple(t.detach().double() for t in tensors)
+        return
+    for parts in zip(*(torch.split(t.detach().reshape(-1), _PIECE) for t in tensors), strict=True):
+        yield tuple(part.double() for part in parts)
+
+
+def _total(parts: list[Tensor]) -> float:
+    """Their sum, brought to the host at once."""
+    return float(parts[0] if len(parts) == 1 else torch.stack(parts).sum())

@@ -14,6 +14,7 @@ from hvplib.ad.report import Check
 from hvplib.ad.vectors import distance, dot, entry_size, norm, relative_error
 
 __all__ = ["against_difference", "agreement", "probes", "repeatability", "rounding", "symmetry"]
+__all__ += ["symmetry_of"]
 
 Product = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
@@ -43,12 +44,23 @@ def symmetry(
     noise: float = 0.0,
 ) -> Check:
     """|⟨w, Hv⟩ − ⟨v, Hw⟩| beside ‖w‖‖Hv‖ + ‖v‖‖Hw‖: a Hessian is symmetric, a wrong product rarely."""
-    scale = norm(w) * norm(hv) + norm(v) * norm(hw)
-    defect = abs(dot(w, hv) - dot(v, hw))
+    return symmetry_of(
+        abs(dot(w, hv) - dot(v, hw)), (norm(v), norm(hv)), (norm(w), norm(hw)), precision, noise
+    )
+
+
+def symmetry_of(
+    defect: float,
+    first: tuple[float, float],
+    second: tuple[float, float],
+    precision: torch.dtype,
+    noise: float = 0.0,
+) -> Check:
+    """`symmetry` from |⟨w, Hv⟩ − ⟨v, Hw⟩|, (‖v‖, ‖Hv‖) and (‖w‖, ‖Hw‖), for who cannot hold all vectors."""
+    (v, hv), (w, hw) = first, second
+    scale = w * hv + v * hw
     error = 0.0 if scale == 0 else defect / scale
-    tolerance = _SYMMETRY[precision]
-    negligible = defect <= noise * (norm(v) + norm(w))
-    return _check("symmetry", error, tolerance, negligible=negligible)
+    return _check("symmetry", error, _SYMMETRY[precision], negligible=defect <= noise * (v + w))
 
 
 def repeatability(

@@ -212,11 +212,12 @@ class BatchSum:
         if self._check_next:
             self._compare_calls(term, arguments, index)
         if self.verify_again:
-            term.hvp(self._space.unflatten(self._space.random(generator=0)))
+            report = term.report  # to tell it, the way of multiplying is proven
+            self.report = self.report or report
             # What proved right with a kept graph is used for the other batches as it is. A term that keeps
             # nothing found its own way to multiply, and the others must find theirs.
             self.verify_again = not term.transferable
-        if self.report is None:
+        elif self.report is None:
             self.report = term.report
         nbytes = term.nbytes
         fits = self._fits(nbytes)

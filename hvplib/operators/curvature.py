@@ -156,7 +156,7 @@ class HessianOperator(LossOperator):
             >>> H.shape, (H @ {"bias": torch.ones(2)})["bias"].abs().max() < 1e-6
             ((2, 2), tensor(True))
         """
-        func, theta = functional_loss(model, loss, params)
+        func, theta = functional_loss(model, loss, params, copy=False)
         reduction = options.get("reduction", "mean")
         if func.reduction not in (None, reduction):
             raise ValueError(f'the loss has reduction="{func.reduction}"; pass the operator the same')

@@ -54,8 +54,9 @@ def targets_beside(outputs: Any, batch: Any) -> Tensor:
 def model_outputs(
     model: nn.Module, params: Selection, forward: Callable[..., Any] | None
 ) -> tuple[ModuleLoss, dict[str, Tensor]]:
-    """(θ, batch) ↦ outputs of the model, and the present θ."""
-    return functional_loss(model, _on_inputs if forward is None else partial(_forward, forward), params)
+    """(θ, batch) ↦ outputs of the model, and the present θ, in the model's own memory: operators copy it."""
+    outputs = _on_inputs if forward is None else partial(_forward, forward)
+    return functional_loss(model, outputs, params, copy=False)
 
 
 def outer_loss(loss: Callable[..., Any], reduction: str) -> Callable[..., Any]:

@@ -54,3 +54,12 @@ def test_coarsest() -> None:
     assert coarsest([double]) == F64
     assert coarsest([double, single]) == torch.float32
     assert coarsest([single, half, double]) == torch.bfloat16
+
+
+def test_long_vectors_are_summed_in_pieces() -> None:
+    """Over what is brought to double precision at a time, with a remainder, and not contiguous."""
+    a, b = (torch.randn(3, 2**19 + 5, generator=torch.Generator().manual_seed(s)).mT for s in (0, 1))
+    x, y = a.double(), b.double()
+    assert dot([a], [b]) == pytest.approx(float((x * y).sum()), rel=1e-11)
+    assert norm([a, b]) == pytest.approx(float((x.square().sum() + y.square().sum()).sqrt()), rel=1e-12)
+    assert distance([a], [b]) == pytest.approx(float((x - y).norm()), rel=1e-12)
