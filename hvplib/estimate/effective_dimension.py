@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,20 +13,23 @@ from torch import Tensor
 from hvplib.estimate.averaged import Callback, averaged
 from hvplib.estimate.exchangeable import IndefiniteError
 from hvplib.estimate.found import Found, of_mean, result_of, settled
+from hvplib.estimate.function_trace import LanczosQuadrature, trace_of_function
 from hvplib.estimate.goal import Goal
 from hvplib.estimate.hutchinson import forms
 from hvplib.estimate.methods import NORM, Exact, Hutchinson, Method, method_of
 from hvplib.estimate.probes import Probes, generator_of
 from hvplib.estimate.products import Products
+from hvplib.estimate.spectral_function import SpectralFunction, SpectrumError
 from hvplib.krylov.cg import cg
+from hvplib.operators.base import Operator
 from hvplib.operators.coerce import as_operator, as_symmetric
 from hvplib.results.estimate import Estimate
 from hvplib.results.status import Status
 
 __all__ = ["effective_dimension"]
 
-# Random vectors where no tolerance is given.
-_SAMPLES = 32
+# Random vectors where no tolerance is given, and products for quadratures.
+_SAMPLES, _PRODUCTS = 32, 1000
 # What rounding may do to xᵀA x, in eps ‖x‖ ‖A x‖; and to eigenvalues, in eps ‖A‖_F.
 _NOISE = 32.0
 
@@ -34,7 +38,7 @@ def effective_dimension(
     A: Any,
     damping: float,
     *,
-    method: Method | str | None = None,
+    method: Method | LanczosQuadrature | str | None = None,
     rtol: float | None = None,
     atol: float | None = None,
     confidence: float = 0.95,
@@ -51,14 +55,19 @@ def effective_dimension(
     recomputed, and zᵀ(A + δ I)⁻¹z = zᵀx + xᵀr + rᵀ(A + δ I)⁻¹r, whose last term lies between 0 and ‖r‖² / δ:
     what the solve leaves is at most ‖r‖² / 2 either way, and is part of the interval.
 
+    With "slq" each zᵀ A (A + δ I)⁻¹ z comes of a Lanczos process, whose Gauss and Gauss-Radau rules are
+    bounds for this function, as for `trace_of_function`: no solve is made.
+
     Args:
         A: Symmetric positive semidefinite (n, n): an operator, tensor, array, or SciPy's sparse matrix or
             LinearOperator.
         damping: δ > 0.
-        method: "hutchinson" (`Hutchinson`), or "exact" (`Exact`): all eigenvalues, from n products. None
-            takes the latter where n ≤ 500 and that is within `max_matvecs`.
+        method: "hutchinson" (`Hutchinson`), "slq" (`LanczosQuadrature`), or "exact" (`Exact`): all
+            eigenvalues, from n products. None takes the last where n ≤ 500 and that is within `max_matvecs`,
+            else the first.
         rtol: Relative tolerance.
-        atol: Absolute tolerance; the larger of both counts. Without either, 32 random vectors are used.
+        atol: Absolute tolerance; the larger of both counts. Without either, 32 random vectors are used,
+            and by "slq" 1000 products.
         confidence: Of the interval.
         max_matvecs: Most products with A, those of the solves included.
         solver_rtol: The solves end with ‖r‖ ≤ solver_rtol ‖z‖.
@@ -93,6 +102,16 @@ def effective_dimension(
         raise ValueError(f"solver_rtol must lie between 0 and 1, got {solver_rtol!r}")
     goal = Goal(rtol, atol, confidence)
     operator = as_symmetric(A)
+    if method == "slq" or isinstance(method, LanczosQuadrature):
+        if preconditioner is not None:
+            raise ValueError(
+                'method "slq" makes no solves, so it has no use for preconditioner; leave one out'
+            )
+        limit = max_matvecs if goal.asks else min(max_matvecs, _PRODUCTS)
+        settings = method if isinstance(method, LanczosQuadrature) else LanczosQuadrature()
+        return settled(
+            _by_quadrature(operator, damping, settings, goal, limit, generator, callback), throw=throw
+        )
     n = operator.shape[0]
     used, reason = _chosen(n, method, max_matvecs)
     products = Products(operator, max_matvecs)
@@ -107,6 +126,38 @@ def effective_dimension(
     except IndefiniteError:
         found = Found.failed(Status.INDEFINITE, goal)
     return settled(result_of(found, goal, products.counts, used, reason), throw=throw)
+
+
+def _by_quadrature(
+    operator: Operator,
+    damping: float,
+    method: LanczosQuadrature,
+    goal: Goal,
+    limit: int,
+    generator: torch.Generator | int | None,
+    callback: Callback | None,
+) -> Estimate:
+    """The trace of λ / (λ + δ), which curves downwards as the logarithm does."""
+    function = SpectralFunction(
+        "x / (x + damping)", lambda values: values / (values + damping), (-1, 1), least=0.0, closed=True
+    )
+    try:
+        return trace_of_function(
+            operator,
+            function,
+            method=method,
+            rtol=goal.rtol,
+            atol=goal.atol,
+            confidence=goal.confidence,
+            interval=(0.0, None),
+            max_matvecs=limit,
+            generator=generator,
+            callback=callback,
+            throw=False,
+        )
+    except SpectrumError as error:
+        failed = Found.failed(Status.INDEFINITE, goal)
+        return result_of(replace(failed, note=str(error)), goal, {}, method, "as given")
 
 
 def _chosen(n: int, method: Method | str | None, limit: int) -> tuple[Method, str]:

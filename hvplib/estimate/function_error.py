@@ -11,7 +11,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from hvplib.estimate.spectral_function import SpectralFunction
+from hvplib.estimate.spectral_function import SpectralFunction, SpectrumError
 from hvplib.krylov.lanczos_columns import Recurrence
 
 __all__ = ["End", "FunctionError", "Interval", "Projected", "check_interval", "eigh_tridiagonal"]
@@ -206,7 +206,7 @@ def eigh_tridiagonal(recurrence: Recurrence, steps: int | None = None) -> tuple[
 
 
 def check_interval(values: Tensor, interval: Interval, slack: float) -> None:
-    """Raise ValueError where Ritz values prove that the interval does not hold the spectrum."""
+    """Raise SpectrumError where Ritz values prove that the interval does not hold the spectrum."""
     least, most = float(values.min()), float(values.max())
     compare: list[tuple[str, float, float | None, Callable[[float, float], bool]]] = [
         ("lower", least, interval[0], lambda seen, end: seen < end - slack),
@@ -214,7 +214,7 @@ def check_interval(values: Tensor, interval: Interval, slack: float) -> None:
     ]
     for name, seen, end, beyond in compare:
         if end is not None and beyond(seen, end):
-            raise ValueError(
+            raise SpectrumError(
                 f"interval must hold the spectrum of A, but its {name} end {end:.6g} lies inside: A has an "
                 f"eigenvalue at {seen:.6g} or beyond (0 stands for an A that is declared positive "
                 "semidefinite); correct the interval, or the declaration"

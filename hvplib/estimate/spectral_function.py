@@ -10,10 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["NAMES", "SpectralFunction", "interval_of", "spectral_function"]
+__all__ = ["NAMES", "SpectralFunction", "SpectrumError", "interval_of", "spectral_function"]
 
 # An eigenvalue is known to so many roundings of the largest: below that it may be zero.
 _ROUNDINGS = 100.0
+
+
+class SpectrumError(ValueError):
+    """An eigenvalue was met where there should be none: outside f's domain, or the interval given."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class SpectralFunction:
         if bool(bad.any()):
             value = float(values[bad][values[bad].abs().argmax()])
             within = f", which is zero to within rounding ({rounding:.1g})" if abs(value) <= rounding else ""
-            raise ValueError(
+            raise SpectrumError(
                 f"f = {self.name} is not defined {where}, but the spectrum of A reaches to {value:.6g}"
                 f"{within}; add a damping, A.shifted(damping), or take a function that is defined there"
             )
@@ -120,6 +124,8 @@ def spectral_function(f: Any, signs: tuple[int, int] | None = None) -> SpectralF
         if signs is not None:
             raise ValueError(f"derivative_signs are known of f = {f!r}; leave them out")
         return NAMES[f]
+    if isinstance(f, SpectralFunction):
+        return f
     if not callable(f):
         raise TypeError(f"f must be a name or a function of a tensor of eigenvalues, got {type(f).__name__}")
     return SpectralFunction(getattr(f, "__name__", type(f).__name__), f, signs)

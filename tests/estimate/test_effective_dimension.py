@@ -7,7 +7,15 @@ import math
 import pytest
 import torch
 
-from hvplib import ConvergenceError, Diagonal, FunctionOperator, Matrix, NystromPreconditioner, Status
+from hvplib import (
+    ConvergenceError,
+    Diagonal,
+    FunctionOperator,
+    LanczosQuadrature,
+    Matrix,
+    NystromPreconditioner,
+    Status,
+)
 from hvplib.estimate import Exact, Hutchinson, XTrace
 from hvplib.estimate.effective_dimension import effective_dimension
 from tests.estimate.spectra import SPECTRA, with_spectrum
@@ -82,7 +90,7 @@ def test_a_preconditioner_saves_products() -> None:
     assert fast.value == pytest.approx(plain.value, abs=plain.bound + fast.bound)
 
 
-@pytest.mark.parametrize("method", ["hutchinson", "exact"])
+@pytest.mark.parametrize("method", ["hutchinson", "slq", "exact"])
 def test_indefinite_and_not_finite(method: str) -> None:
     A = with_spectrum("indefinite", 60)
     with pytest.raises(ConvergenceError, match="A is not positive semidefinite"):
@@ -110,3 +118,25 @@ def test_edges_and_refusals() -> None:
         effective_dimension(torch.eye(9), 1.0, method="exact", max_matvecs=8)
     with pytest.raises(ValueError, match="A is not declared symmetric"):
         effective_dimension(Matrix(torch.tensor([[1.0, 2.0], [0.0, 1.0]])), 1.0)
+
+
+def test_by_quadrature() -> None:
+    A = with_spectrum("power 1", 300)
+    results = [effective_dimension(A, 1e-2, method="slq", generator=seed) for seed in range(3)]
+    exact = truth("power 1", 300, 1e-2)
+    assert sum(low <= exact <= high for low, high in (r.interval for r in results)) >= 2
+    for result in results:
+        assert result.status is Status.ESTIMATED and 900 <= result.num_matvecs <= 1000
+        assert 0 < result.bound < 0.1 * result.stderr and result.note == ""  # bounds for certain
+    tight = effective_dimension(A, 1e-2, method="slq", rtol=0.05)
+    assert tight.error <= tight.tolerance and abs(tight.value - exact) <= 2 * tight.error
+    few = effective_dimension(A, 1e-2, method=LanczosQuadrature(krylov_dim=4), max_matvecs=400)
+    assert few.bound > few.stderr and few.interval[0] <= exact <= few.interval[1]
+    with pytest.raises(ValueError, match='"slq" makes no solves, so it has no use for preconditioner'):
+        effective_dimension(A, 1e-2, method="slq", preconditioner=lambda X: X)
+
+
+def test_a_singular_matrix_by_quadrature() -> None:
+    A = Diagonal(torch.cat([torch.ones(30), torch.zeros(70)]).double())
+    result = effective_dimension(A, 0.5, method="slq")
+    assert result.value == pytest.approx(20.0, rel=1e-10) and result.stderr < 1e-10

@@ -125,6 +125,21 @@ def test_refuses_what_is_not_positive_definite() -> None:
             logdet(singular, method=method)
 
 
+def test_refuses_early() -> None:
+    """At the first negative Ritz value, not when the products allowed have been spent."""
+    spent = 0
+
+    def product(X: Tensor) -> Tensor:
+        nonlocal spent
+        spent += X.shape[1]
+        return torch.linspace(-1, 2, 500, dtype=F64).unsqueeze(1) * X
+
+    A = FunctionOperator(product, (500, 500), dtype=F64, symmetric=True)
+    with pytest.raises(ValueError, match=r"add a damping, A.shifted\(damping\), or take a function"):
+        logdet(A, method="slq", max_matvecs=10_000)
+    assert spent <= 16 * 3  # three steps for each vector of a block
+
+
 def test_norms_and_effective_dimension() -> None:
     spectrum = torch.linspace(-1, 2, 60, dtype=F64)
     matrix = known(spectrum).A
