@@ -16,7 +16,11 @@ from benchmarks.memory import measured_in_child, peak_growth
 from benchmarks.tables import arguments, figure, publish, table
 
 VOCABULARY = 50_000
-SHAPES = {"1024 positions, 2 layers": (1, 1024, 2), "2 × 1024 positions, 4 layers": (2, 1024, 4)}
+SHAPES = {
+    "1024 positions, 2 layers": (1, 1024, 2),
+    "64 positions, 2 layers": (1, 64, 2),  # the parameters weigh twice what the logits do
+    "2 × 1024 positions, 4 layers": (2, 1024, 4),
+}
 WIDTH = 128
 
 
@@ -124,9 +128,10 @@ def curvlinops(model: GPT, x: Tensor, y: Tensor) -> Any:
         Rows(),
         nn.CrossEntropyLoss(),
         list(model.parameters()),
-        [(x, y)],
+        [(x, y.flatten())],
         check_deterministic=False,
         batch_size_fn=lambda x: x.numel(),
+        num_data=y.numel(),
     )
     with sdpa_kernel(SDPBackend.MATH):  # its forward mode has no formula for the others
         return G @ torch.ones(G.shape[1])
@@ -136,10 +141,10 @@ RUNS: dict[str, Callable[[GPT, Tensor, Tensor], Any]] = {
     "gradient": gradient,
     "GGNOperator": ggn,
     "GGNOperator, unverified": unverified_ggn,
+    "curvlinops' GGN": curvlinops,
     "FisherOperator, exact": fisher("exact"),
     "FisherOperator, mc": fisher("mc"),
     "FisherOperator, empirical": fisher("empirical"),
-    "curvlinops' GGN": curvlinops,
 }
 
 
@@ -172,7 +177,9 @@ def main() -> None:
                 figure(peak / (1.3 * base + logits)),
             ]
         columns = ("peak beyond the model, MiB", "times the gradient's", "share of 1.3 gradients + logits")
-        sections[f"{shape}; logits of {logits / 2**20:.0f} MiB"] = table("", columns, rows)
+        weights = 4 * sum(p.numel() for p in problem(VOCABULARY, 1, 1, SHAPES[shape][2])[0].parameters())
+        heading = f"{shape}; logits of {logits / 2**20:.0f} MiB, parameters of {weights / 2**20:.0f} MiB"
+        sections[heading] = table("", columns, rows)
     publish(
         "vocabulary",
         "Memory of curvature products with a vocabulary of 50 000",
