@@ -128,6 +128,8 @@ def test_by_quadrature() -> None:
     for result in results:
         assert result.status is Status.ESTIMATED and 900 <= result.num_matvecs <= 1000
         assert 0 < result.bound < 0.1 * result.stderr and result.note == ""  # bounds for certain
+    # What is asked for is semidefinite, declared so or not.
+    assert effective_dimension(Matrix(A.matrix, symmetric=True), 1e-2, method="slq").note == ""
     tight = effective_dimension(A, 1e-2, method="slq", rtol=0.05)
     assert tight.error <= tight.tolerance and abs(tight.value - exact) <= 2 * tight.error
     few = effective_dimension(A, 1e-2, method=LanczosQuadrature(krylov_dim=4), max_matvecs=400)
