@@ -1,10 +1,10 @@
 """Trace and top of a network's Hessian, by four libraries: `python -m benchmarks.curvature_peers`.
 
 The digits network of `digits_eigen` (64-20-10, n = 1510, all 1797 digits, float64). For traces each library
-multiplies with its own operator. They are asked for at equal accuracy: every method gets products in powers
-of two until the root mean square of its error over the seeds is within the target, judged by the dense
-matrix; what it states of the error is told beside. Eigensolvers all multiply with hvplib's operator. A
-further quantity is a further table like `TRACES`.
+multiplies with its own operator; eigensolvers and densities all multiply with hvplib's. Traces are asked for
+at equal accuracy: every method gets products in powers of two until the root mean square of its error over
+the seeds is within the target, judged by the dense matrix; what it states of the error is told beside. So are
+densities, with random vectors in powers of two. Peaks are those of processes of their own.
 """
 
 from __future__ import annotations
@@ -18,8 +18,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from benchmarks.density import AREA, AREA_COLUMNS, CONTENDERS, STEPS, to_an_area
 from benchmarks.digits_eigen import row as eigen_row
-from benchmarks.eigenproblems import digits_hessian, digits_network, digits_operator, digits_spectrum
+from benchmarks.eigenproblems import (
+    EigenProblem,
+    digits_hessian,
+    digits_network,
+    digits_operator,
+    digits_spectrum,
+)
 from benchmarks.eigensolvers import (
     arpack,
     eigenthings,
@@ -31,6 +38,7 @@ from benchmarks.eigensolvers import (
 )
 from benchmarks.memory import measured_in_child, peak_growth
 from benchmarks.tables import arguments, figure, limited, publish, table
+from benchmarks.timing import take_cpu_time
 
 TARGET = 0.02
 LIMIT = 2048
@@ -171,31 +179,62 @@ EIGENVALUES = {
 }
 
 
+def top_row(name: str, problem: EigenProblem) -> list[str]:
+    answer = run(EIGENVALUES[name], problem)
+    memory = measured_in_child(
+        "benchmarks.curvature_peers", ["--top-memory", str(list(EIGENVALUES).index(name))]
+    )
+    peak = memory if isinstance(memory, str) else f"{memory / 2**20:.0f}"
+    return [*eigen_row(problem, answer), peak]
+
+
+def top_memory(index: int) -> int:
+    """Bytes by which one solver raises the peak, the operator made before and its code loaded."""
+    problem, solver = digits_hessian(5, "LA", 20), list(EIGENVALUES.values())[index]
+    return peak_growth(
+        lambda: run(solver, problem), lambda: problem.operator._product(torch.ones(problem.n, 1).double())
+    )
+
+
 def main() -> None:
     """Run the comparison and print it."""
     parser = arguments(__doc__)
+    parser.add_argument("--seeds", type=int, help="of traces (default: 30, 3 with --quick)")
     parser.add_argument("--memory", nargs=2, type=int, help="for the script itself")
+    parser.add_argument("--top-memory", type=int, help="for the script itself")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")  # the peers' own
     if options.memory:
         print(memory_of(*options.memory))
         sys.exit()
+    if options.top_memory is not None:
+        print(top_memory(options.top_memory))
+        sys.exit()
+    seeds = options.seeds or (3 if options.quick else 30)
     truth = float(digits_spectrum().sum())
     with limited(options.threads):
-        traces = {name: trace_row(name, truth, 3 if options.quick else 30) for name in TRACES}
+        traces = {name: trace_row(name, truth, seeds) for name in TRACES}
         problem = digits_hessian(5, "LA", 20)
-        top = {name: eigen_row(problem, run(solver, problem)) for name, solver in EIGENVALUES.items()}
+        top = {name: top_row(name, problem) for name in EIGENVALUES}
+        take_cpu_time()
+        spectrum = digits_spectrum()
+        densities = {name: to_an_area(name, spectrum, AREA, min(seeds, 11)) for name in CONTENDERS}
     columns = ("products", "true error", "stated error", "CPU seconds", "peak MiB")
     eigen_columns = ("products", "of which", "largest true residual", "reached 1e-6", "found", "seconds")
+    eigen_columns += ("peak MiB",)
     publish(
         "curvature-peers",
-        "Trace and top five eigenvalues of the Hessian of a network on digits",
+        "Trace, top five eigenvalues and spectral density of the Hessian of a network on digits",
         {
-            f"Trace, to {100 * TARGET:.0f} % in the root mean square of the seeds": table(
+            f"Trace, to {100 * TARGET:.0f} % in the root mean square of {seeds} seeds": table(
                 "", columns, traces
             ),
             "Top five eigenvalues, to a relative true residual of 1e-6": table("", eigen_columns, top),
+            f"Spectral density, {STEPS} steps from each random vector, to an area of {AREA:g} between the "
+            f"distributions in the root mean square of {min(seeds, 11)} seeds": table(
+                "", AREA_COLUMNS, densities
+            ),
         },
         packages=("curvlinops-for-pytorch", "hessian-eigenthings", "pyhessian", "scipy"),
         save=options.save,

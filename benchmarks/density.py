@@ -20,6 +20,7 @@ from torch import Tensor
 
 from benchmarks.eigenproblems import digits_operator, digits_spectrum
 from benchmarks.eigensolvers import Products
+from benchmarks.memory import measured_in_child, peak_growth
 from benchmarks.tables import arguments, figure, limited, publish, table
 from benchmarks.timing import clock, take_cpu_time
 from hvplib import FunctionOperator, spectral_density
@@ -38,22 +39,23 @@ class Masses:
     bounds: str
 
 
-Contender = Callable[[Products, int, int], Masses]
+# (products, n, seed, random vectors, steps) -> what was found.
+Contender = Callable[[Products, int, int, int, int], Masses]
 
 
 def ours(reorthogonalize: bool, outliers: int | None = None) -> Contender:
-    def run(products: Products, n: int, seed: int) -> Masses:
+    def run(products: Products, n: int, seed: int, probes: int, steps: int) -> Masses:
         A = FunctionOperator(products, (n, n), dtype=F64, symmetric=True)
         found = spectral_density(
             A,
-            num_probes=PROBES,
-            krylov_dim=STEPS,
+            num_probes=probes,
+            krylov_dim=steps,
             reorthogonalize=reorthogonalize,
             outliers=outliers,
             generator=seed,
             method="slq",
         )
-        share = (n - len(found.outliers)) / n / PROBES
+        share = (n - len(found.outliers)) / n / probes
         nodes = torch.cat([found.nodes.nan_to_num(0.0).reshape(-1), found.outliers])
         weights = torch.cat([share * found.weights.reshape(-1), torch.full_like(found.outliers, 1 / n)])
         spread = float((found.cdf_bounds[:, 1] - found.cdf_bounds[:, 0]).mean())
@@ -62,16 +64,16 @@ def ours(reorthogonalize: bool, outliers: int | None = None) -> Contender:
     return run
 
 
-def eigenthings(products: Products, n: int, seed: int) -> Masses:
+def eigenthings(products: Products, n: int, seed: int, probes: int, steps: int) -> Masses:
     from hessian_eigenthings.algorithms.spectral_density import spectral_density as theirs
     from hessian_eigenthings.operators import LambdaOperator
 
     A = LambdaOperator(products.vector, n, dtype=F64)
-    found = theirs(A, num_runs=PROBES, lanczos_steps=STEPS, seed=1000 * seed)
-    return Masses(found.raw_eigenvalues.reshape(-1), found.raw_weights.reshape(-1) / PROBES, "none")
+    found = theirs(A, num_runs=probes, lanczos_steps=steps, seed=1000 * seed)
+    return Masses(found.raw_eigenvalues.reshape(-1), found.raw_weights.reshape(-1) / probes, "none")
 
 
-def curvlinops(products: Products, n: int, seed: int) -> Masses:
+def curvlinops(products: Products, n: int, seed: int, probes: int, steps: int) -> Masses:
     """Its Lanczos iteration alone: the boundaries that it looks for before cost more products."""
     from curvlinops.papyan2020traces.spectrum import fast_lanczos
 
@@ -81,13 +83,13 @@ def curvlinops(products: Products, n: int, seed: int) -> Masses:
 
     A = Known(shape=(n, n), dtype=F64, device=torch.device("cpu"))
     torch.manual_seed(seed)
-    runs = [fast_lanczos(A, STEPS) for _ in range(PROBES)]
+    runs = [fast_lanczos(A, steps) for _ in range(probes)]
     nodes = torch.cat([torch.as_tensor(values) for values, _ in runs])
-    weights = torch.cat([torch.as_tensor(vectors)[0].square() for _, vectors in runs]) / PROBES
+    weights = torch.cat([torch.as_tensor(vectors)[0].square() for _, vectors in runs]) / probes
     return Masses(nodes, weights, "none")
 
 
-def pyhessian(products: Products, n: int, seed: int) -> Masses:
+def pyhessian(products: Products, n: int, seed: int, probes: int, steps: int) -> Masses:
     from pyhessian import hessian
 
     class Known(hessian):  # type: ignore[misc, valid-type]
@@ -100,8 +102,8 @@ def pyhessian(products: Products, n: int, seed: int) -> Masses:
             return float(product @ v[0]), [product]
 
     torch.manual_seed(seed)
-    nodes, weights = Known().density(iter=STEPS, n_v=PROBES)
-    return Masses(torch.tensor(nodes).reshape(-1), torch.tensor(weights).reshape(-1) / PROBES, "none")
+    nodes, weights = Known().density(iter=steps, n_v=probes)
+    return Masses(torch.tensor(nodes).reshape(-1), torch.tensor(weights).reshape(-1) / probes, "none")
 
 
 CONTENDERS: dict[str, tuple[Contender, str]] = {
@@ -142,7 +144,7 @@ def row(contender: Contender, kept: str, spectrum: Tensor, seeds: int) -> list[s
         products = Products(digits_operator()._product)
         begun = clock()
         try:
-            found = contender(products, len(spectrum), seed)
+            found = contender(products, len(spectrum), seed, PROBES, STEPS)
         except (AttributeError, RuntimeError) as error:
             return [f"fails: {str(error).splitlines()[0][:60]}", "", kept, "", "", ""]
         outside.append(clock() - begun - products.seconds)
@@ -160,16 +162,64 @@ def row(contender: Contender, kept: str, spectrum: Tensor, seeds: int) -> list[s
     ]
 
 
+def to_an_area(name: str, spectrum: Tensor, target: float, seeds: int) -> list[str]:
+    """Products, vectors, seconds and memory with which the root mean square of the areas is within a target.
+
+    Random vectors in powers of two, `STEPS` steps each.
+    """
+    contender, _ = CONTENDERS[name]
+    for probes in (1, 2, 4, 8, 16, 32):
+        areas, seconds, spent = [], [], 0
+        for seed in range(seeds):
+            products = Products(digits_operator()._product)
+            begun = clock()
+            try:
+                found = contender(products, len(spectrum), seed, probes, STEPS)
+            except (AttributeError, ModuleNotFoundError, RuntimeError) as error:
+                return [f"fails: {str(error).splitlines()[0][:60]}", "", "", "", ""]
+            seconds.append(clock() - begun)
+            areas.append(area(found, spectrum) ** 2)
+            spent = products.count
+        error = statistics.mean(areas) ** 0.5
+        if error <= target:
+            index = str(list(CONTENDERS).index(name))
+            memory = measured_in_child("benchmarks.density", ["--memory", index, str(probes)], timeout=300)
+            peak = memory if isinstance(memory, str) else f"{memory / 2**20:.0f}"
+            return [str(spent), str(probes), f"{error:.1e}", figure(statistics.median(seconds)), peak]
+    return [f"> {spent}", "> 32", f"{error:.1e}", "", ""]
+
+
+AREA = 5e-4
+AREA_COLUMNS = ("products", "random vectors", "area between distributions", "CPU seconds", "peak MiB")
+
+
+def memory_of(index: int, probes: int) -> int:
+    """Bytes by which one density raises the peak, the operator made before."""
+    contender, _ = list(CONTENDERS.values())[index]
+    product = digits_operator()._product
+    n = digits_operator().shape[0]
+    return peak_growth(
+        lambda: contender(Products(product), n, 0, probes, STEPS),
+        lambda: contender(Products(product), n, 1, 1, 3),
+    )
+
+
 def main() -> None:
     """Run the comparison and print it."""
-    options = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--memory", nargs=2, type=int, help="for the script itself")
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")  # the peers' own
+    if options.memory:
+        print(memory_of(*options.memory))
+        return
     take_cpu_time()
     seeds = 3 if options.quick else 11
     with limited(options.threads):
         spectrum = digits_spectrum()
         rows = {name: row(run, kept, spectrum, seeds) for name, (run, kept) in CONTENDERS.items()}
+        equal = {name: to_an_area(name, spectrum, AREA, seeds) for name in CONTENDERS}
     columns = (
         "products",
         "ms of the processor outside them",
@@ -184,7 +234,10 @@ def main() -> None:
         {
             f"{PROBES} random vectors, {STEPS} Lanczos steps each; medians over {seeds} seeds": table(
                 "", columns, rows
-            )
+            ),
+            f"To an area of {AREA:g}, {STEPS} steps each, in the root mean square of {seeds} seeds": table(
+                "", AREA_COLUMNS, equal
+            ),
         },
         packages=PACKAGES,
         save=options.save,
