@@ -15,7 +15,9 @@ from hvplib.krylov.host import to_device, to_host
 __all__ = ["XTraceSketch"]
 
 # Where the spectrum falls steeply, the error that all terms share has a longer tail than they have: counted
-# three times, their skewness makes the intervals hold what they say there too, and changes little elsewhere.
+# three times, their skewness makes the intervals hold what they say there too; elsewhere they become a little
+# wide, 97 to 99 %. What could be derived instead, the skewness of the mean by the jackknife or a count that
+# grows with the share of the common error, leaves those of an exponential spectrum at 91 to 93 %.
 _SKEW = 3.0
 
 
