@@ -57,6 +57,9 @@ def main() -> None:
     """Run the comparison and print it."""
     parser = arguments(__doc__)
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
+    parser.add_argument(
+        "--skip", nargs="+", default=[], metavar="WORD", help="contenders with these in their names"
+    )
     options = parser.parse_args()
     prepare(options)
     sections = {}
@@ -65,14 +68,12 @@ def main() -> None:
         (f"Each vector of a block of {WIDTH} at a fixed point", BLOCKS, WIDTH),
         ("One product, nothing kept", ONE_OFF, None),
     ):
+        left = {n: c for n, c in contenders.items() if not any(word in n for word in options.skip)}
         # A block on the large problems takes a minute, and shows what a loop would.
         names = [n for n in options.problems if width is None or n in SMALL or not options.quick]
-        columns = {
-            name: compare(PROBLEMS[name](), contenders, quick=options.quick, width=width) for name in names
-        }
+        columns = {name: compare(PROBLEMS[name](), left, quick=options.quick, width=width) for name in names}
         rows = {
-            row: [cell(row, column[row], width or 1) for column in columns.values()]
-            for row in (UNIT, *contenders)
+            row: [cell(row, column[row], width or 1) for column in columns.values()] for row in (UNIT, *left)
         }
         sections[heading] = table("in gradients", list(columns), rows)
     publish("product", "The cost of a Hessian-vector product", sections, packages=PEERS, save=options.save)
