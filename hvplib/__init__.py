@@ -5,6 +5,7 @@ What a name needs is imported when it is first asked for: `import hvplib` loads 
 
 from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -184,6 +185,8 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = getattr(import_module(_HOME[name]), name)
+        if isinstance(value, ModuleType):  # of the same name, if something has put it over the function
+            value = getattr(value, name)
         globals()[name] = value
         return value
     if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:

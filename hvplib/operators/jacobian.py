@@ -77,8 +77,8 @@ class JacobianOperator(Operator):
     ) -> None:
         DataOptions(data, None, "sum", verify, check_deterministic, memory_budget, seed, progress)
         flatten_primals(primals)
-        self.primals = tree_map(copied, primals)
-        domain = Space.of(self.primals)
+        point = self.primals = tree_map(copied, primals)
+        domain = Space.of(point)
         values: dict[int, Any] = {}
         noisy: list[str] = getattr(func, "noisy_modules", list)()
 
@@ -86,7 +86,7 @@ class JacobianOperator(Operator):
             arguments: tuple[Any, ...], index: int, verify: bool, _value: Tensor | None, _may_keep: MayKeep
         ) -> _Rows:
             with seeded(seed, index):
-                rows = local_jacobian(lambda *at: func(*at, *arguments), self.primals, verify=verify)
+                rows = local_jacobian(lambda *at: func(*at, *arguments), point, verify=verify)
             values.setdefault(index, rows.value)
             return _Rows(rows)
 

@@ -98,10 +98,11 @@ class _KroneckerSpectral(Operator):
 
 def _along_modes(products: Sequence[Any], shapes: Sequence[tuple[int, int]], X: Tensor) -> Tensor:
     """Each product along its own index of the rows of X, which are numbered with the last index fastest."""
-    count = X.shape[1]
-    for product, (_, columns) in zip(products, shapes, strict=True):
+    size, count = X.shape
+    for product, (rows, columns) in zip(products, shapes, strict=True):
         # The first index is worked on and goes to the end: after all of them the order is the first one.
-        tensor = X.reshape(columns, -1, count)
-        done = product(tensor.reshape(columns, -1))
-        X = done.reshape(done.shape[0], -1, count).movedim(0, 1).reshape(-1, count)
+        others = size // max(columns, 1)
+        done = product(X.reshape(columns, others * count))
+        size = rows * others
+        X = done.reshape(rows, others, count).movedim(0, 1).reshape(size, count)
     return X.mT.contiguous().mT
