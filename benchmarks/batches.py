@@ -145,7 +145,7 @@ def compare(problem: Problem, data: Batches, *, quick: bool) -> str:
 
     builders = {name: partial(contender, problem, data) for name, contender in CONTENDERS.items()}
     unit = {UNIT: partial(gradient, problem, data)}
-    scores = contest(unit | builders, UNIT, error, budget=3.0 if quick else 60.0, at_least=3)
+    scores = contest(unit | builders, UNIT, error, budget=3.0 if quick else 30.0, at_least=3)
     return table("", ["cost"], {name: [cell(name, score)] for name, score in scores.items()})
 
 

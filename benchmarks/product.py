@@ -21,6 +21,11 @@ PEERS = ("hvplib", "curvlinops-for-pytorch", "hessian-eigenthings", "pyhessian",
 UNIT = "one eager gradient"
 WIDTH = 64
 SMALL = ("rosen", "tiny", "logreg")
+PARTS: dict[str, tuple[str, Mapping[str, Builder], int | None]] = {
+    "fixed": ("Each further product at a fixed point", FIXED_POINT, None),
+    "block": (f"Each vector of a block of {WIDTH} at a fixed point", BLOCKS, WIDTH),
+    "once": ("One product, nothing kept", ONE_OFF, None),
+}
 
 
 def compare(
@@ -60,14 +65,12 @@ def main() -> None:
     parser.add_argument(
         "--skip", nargs="+", default=[], metavar="WORD", help="contenders with these in their names"
     )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="tables to print")
     options = parser.parse_args()
     prepare(options)
     sections = {}
-    for heading, contenders, width in (
-        ("Each further product at a fixed point", FIXED_POINT, None),
-        (f"Each vector of a block of {WIDTH} at a fixed point", BLOCKS, WIDTH),
-        ("One product, nothing kept", ONE_OFF, None),
-    ):
+    for part in options.parts:
+        heading, contenders, width = PARTS[part]
         left = {n: c for n, c in contenders.items() if not any(word in n for word in options.skip)}
         # A block on the large problems takes a minute, and shows what a loop would.
         names = [n for n in options.problems if width is None or n in SMALL or not options.quick]
