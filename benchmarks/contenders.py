@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,8 +25,11 @@ Builder = Callable[[Problem], Callable[[Tangent], Any]]
 
 
 def flat(tensors: Any) -> Tensor:
-    """Return all entries of a tensor or of several as one vector."""
-    return torch.cat([t.reshape(-1) for t in ([tensors] if isinstance(tensors, Tensor) else tensors)])
+    """Return all entries of a tensor or of several, or of arrays, as one vector."""
+    parts = [tensors] if isinstance(tensors, Tensor) else tensors
+    return torch.cat(
+        [torch.as_tensor(np.array(t) if not isinstance(t, Tensor) else t).reshape(-1) for t in parts]
+    )
 
 
 def gradient(problem: Problem) -> Callable[[], Any]:
@@ -88,24 +92,25 @@ def hvplib_operator(problem: Problem) -> Callable[[Tangent], Any]:
 def jax_linearize(problem: Problem, *, block: bool = False) -> Callable[[Tangent], Any]:
     """Its linearisation of the gradient, compiled; the tangent is an array of its own already.
 
-    What is linearised is an argument of the compiled function: as constants it would be folded for minutes.
+    What is linearised are constants of the compiled function, which is fastest; but for convolutions, where
+    XLA would fold them for minutes, and they are arguments.
     """
     import jax
-    import numpy as np
 
     from benchmarks.problems.in_jax import in_jax
 
     func, params = in_jax(problem)
     _, push = jax.linearize(jax.grad(func, argnums=tuple(range(len(params)))), *params)
-    linear, residuals = jax.closure_convert(push, *params)
+    linear, residuals = push, ()
+    if problem.name == "conv":
+        linear, residuals = jax.closure_convert(push, *params)
     apply = jax.vmap(linear, in_axes=(0,) * len(params) + (None,) * len(residuals)) if block else linear
     compiled = jax.jit(apply)
     arrays: dict[int, Any] = {}
 
-    def product(v: Tangent) -> list[Tensor]:
+    def product(v: Tangent) -> Any:
         own = arrays.setdefault(id(v), [jax.numpy.asarray(t.numpy()) for t in v])
-        result = jax.block_until_ready(compiled(*own, *residuals))
-        return [torch.from_numpy(np.array(r)) for r in result]
+        return jax.block_until_ready(compiled(*own, *residuals))
 
     return product
 
