@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["derivative"]
+__all__ = ["derivative", "interrupts_between_derivatives"]
 
 _lock = threading.RLock()
 
@@ -41,34 +41,69 @@ def derivative() -> Iterator[None]:
             restore()
 
 
+@contextmanager
+def interrupts_between_derivatives() -> Iterator[None]:
+    """Let Ctrl-C in only where a derivative inside the block has ended, or the block itself.
+
+    For work that changes the user's state between its derivatives, and puts it back when it fails: what puts
+    it back cannot be cut short itself.
+    """
+    with _InterruptDeferral(between=True):
+        yield
+
+
 class _InterruptDeferral:
-    """Records SIGINT inside the block and hands it to the handler that was there, at the end."""
+    """Records SIGINT inside the block and hands it to the handler that was there, at the end.
 
-    _active = False  # only the main thread reads and writes it
+    Args:
+        between: Whether it is handed over at the end of each block inside this one as well.
+    """
 
-    def __init__(self) -> None:
+    # The outermost block; only the main thread reads and writes it.
+    _outermost: _InterruptDeferral | None = None
+
+    def __init__(self, *, between: bool = False) -> None:
+        self._between = between
+        self._host: _InterruptDeferral | None = None
         self._previous: Any = None
         self._pending: tuple[int, FrameType | None] | None = None
 
     def __enter__(self) -> None:
-        is_main = threading.current_thread() is threading.main_thread()
-        if not is_main or _InterruptDeferral._active or signal.getsignal(signal.SIGINT) is None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        outermost = _InterruptDeferral._outermost
+        if outermost is not None:
+            if outermost._between:
+                self._host, outermost._between = outermost, False
+            return
+        if signal.getsignal(signal.SIGINT) is None:
             return
         # From the moment that `signal.signal` returns, an interrupt can only be recorded.
         self._previous = signal.signal(signal.SIGINT, self._record)
-        _InterruptDeferral._active = True
+        _InterruptDeferral._outermost = self
 
     def __exit__(self, *exc_info: object) -> None:
+        if self._host is not None:
+            self._host._between = True
+            self._host._deliver()
         if self._previous is None:
             return
-        _InterruptDeferral._active = False
+        _InterruptDeferral._outermost = None
         signal.signal(signal.SIGINT, self._previous)
-        if self._pending is None:
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Hand over what came, if anything."""
+        pending, self._pending = self._pending, None
+        if pending is None:
             return
         if callable(self._previous):
-            self._previous(*self._pending)
-        else:
-            signal.raise_signal(signal.SIGINT)
+            self._previous(*pending)
+            return
+        # Python knows no handler: the system's own way, which is to end the process, or to do nothing.
+        handler = signal.signal(signal.SIGINT, self._previous)
+        signal.raise_signal(signal.SIGINT)
+        signal.signal(signal.SIGINT, handler)
 
     def _record(self, signum: int, frame: FrameType | None) -> None:
         self._pending = (signum, frame)

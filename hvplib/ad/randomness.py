@@ -46,8 +46,8 @@ class RandomState:
     def replayed(self) -> Iterator[None]:
         """Run a block with the generators as they were when this was made, and put them back."""
         outside = self.again()
-        self.restore()
         try:
+            self.restore()
             yield
         finally:
             outside.restore()

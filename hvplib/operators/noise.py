@@ -53,14 +53,17 @@ def replayed(data: Iterable[Any], seed: int) -> Iterator[Any]:
         inside = RandomState()
     while True:
         outside = RandomState()
-        inside.restore()
+        # Ctrl-C may end the wait for the item, but not what puts generators in place.
         try:
+            with derivative():
+                inside.restore()
             item = next(iterator)
         except StopIteration:
             return
         finally:
-            inside = RandomState()
-            outside.restore()
+            with derivative():
+                inside = RandomState()
+                outside.restore()
         yield item
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hvplib.ad.guard import derivative
+from hvplib.ad.guard import interrupts_between_derivatives
 from hvplib.optim.before_step import BeforeStep
 from hvplib.optim.closure_curvature import GGN, HESSIAN
 from hvplib.optim.damping_rule import FIRST, factor
@@ -218,30 +218,35 @@ class NewtonCG(torch.optim.Optimizer):
         _check_params(params)
         if not params:
             raise ValueError("no parameter requires grad; set requires_grad_(True) on those to be trained")
+        # A step is made whole or not at all: nothing that puts things away, or back, can be interrupted.
+        with interrupts_between_derivatives():
+            return self._whole_step(params, closure, curvature_closure)
+
+    def _whole_step(
+        self,
+        params: Sequence[Tensor],
+        closure: Callable[[], Any],
+        curvature_closure: Callable[[], Any] | None,
+    ) -> Tensor:
         before = BeforeStep(params)
-        done = False
+        space = Space.of([p.detach() for p in params])
+        attempt = Attempt(
+            params,
+            space,
+            before,
+            closure,
+            curvature_closure,
+            weights=self._weights(space),
+            settings=self._settings(),
+        )
+        verify = self.param_groups[0]["verify"] and not self._proven
         try:
-            space = Space.of([p.detach() for p in params])
-            attempt = Attempt(
-                params,
-                space,
-                before,
-                closure,
-                curvature_closure,
-                weights=self._weights(space),
-                settings=self._settings(),
-            )
-            verify = self.param_groups[0]["verify"] and not self._proven
             report = attempt.run(self._warm_start(params, space), verify=verify)
-            # Ctrl-C waits: a step is made whole or not at all.
-            with derivative():
-                attempt.settle()
-                self._keep(params, space, attempt.solution, report)
-                done = True
-        finally:
-            if not done:
-                with derivative():
-                    before.restore()
+            attempt.settle()
+            self._keep(params, space, attempt.solution, report)
+        except BaseException:
+            before.restore()
+            raise
         return attempt.loss
 
     def _settings(self) -> Settings:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hvplib import hvp
-from hvplib.ad.guard import derivative
+from hvplib.ad.guard import derivative, interrupts_between_derivatives
 from tests.ad.problems import F64, directions, normal, relative
 
 X, V = normal(3, seed=100), normal(3, seed=101)
@@ -199,6 +199,59 @@ def test_an_interrupt_is_delivered_though_the_body_raised(handler: list[int]) ->
     with pytest.raises(ValueError, match="mine"):
         body()
     assert handler == [signal.SIGINT]
+
+
+def test_interrupts_between_derivatives_come_where_one_has_ended(handler: list[int]) -> None:
+    with interrupts_between_derivatives():
+        signal.raise_signal(signal.SIGINT)
+        assert handler == []
+        with derivative():
+            with derivative():
+                pass
+            assert handler == [], "the inner end is not the end"
+        assert handler == [signal.SIGINT]
+        signal.raise_signal(signal.SIGINT)
+        assert handler == [signal.SIGINT]
+    assert handler == [signal.SIGINT] * 2
+
+
+def test_a_keyboard_interrupt_between_derivatives_leaves_the_block_in_order() -> None:
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    reached = []
+
+    def body() -> None:
+        with interrupts_between_derivatives():
+            try:
+                with derivative():
+                    signal.raise_signal(signal.SIGINT)
+                    reached.append("end of the derivative")
+                reached.append("after it")
+            finally:
+                signal.raise_signal(signal.SIGINT)
+                reached.append("end of the clean-up")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            body()
+        assert reached == ["end of the derivative", "end of the clean-up"]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with derivative():
+            pass
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def test_ignored_interrupts_stay_ignored_between_derivatives() -> None:
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupts_between_derivatives():
+            with derivative():
+                signal.raise_signal(signal.SIGINT)
+            with derivative():
+                signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def test_no_interrupt_no_call(handler: list[int]) -> None:

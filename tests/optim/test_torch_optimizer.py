@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hvplib.ad.randomness import RandomState
 from hvplib.errors import DerivativeError
 from hvplib.optim.newton_step import Attempt
 from hvplib.optim.torch_optimizer import NewtonCG
@@ -662,6 +663,29 @@ def test_ctrl_c_while_a_step_is_put_away_comes_after_it(monkeypatch: pytest.Monk
         optimizer.step(classify(model))
     assert optimizer.counts["num_steps"] == 1
     assert same(values(model), values(reference))
+
+
+def test_ctrl_c_while_the_generators_are_put_back_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its handler must not run between two generators of a session's end."""
+    model = mlp(nn.Dropout(0.2))
+    before, rng = values(model), torch.get_rng_state()
+    restore = RandomState.restore
+
+    def interrupted(state: RandomState) -> None:
+        signal.raise_signal(signal.SIGINT)
+        restore(state)
+
+    optimizer = NewtonCG(model.parameters())
+    optimizer.step(classify(model))
+    model.load_state_dict(dict(zip(model.state_dict(), before, strict=True)))
+    torch.set_rng_state(rng)
+    monkeypatch.setattr(RandomState, "restore", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(classify(model))
+    monkeypatch.undo()
+    assert same(values(model), before)
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert optimizer.counts["num_steps"] == 1
 
 
 def test_ctrl_c_inside_the_closure_undoes_the_step() -> None:
