@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # checkpointing imports it, and with it SymPy, which adds a filter of warnings
 import torch.utils.checkpoint as checkpoint_module
 from torch import Tensor, nn
 from torch.func import functional_call
