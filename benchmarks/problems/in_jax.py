@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks.problems.models import Problem
 
 __all__ = ["in_jax"]
-
-# One thread, as torch has here.
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
 
 Function = Callable[..., Any]
 
