@@ -14,6 +14,7 @@ from hvplib.ad.guard import derivative
 from hvplib.ad.inputs import Engines
 from hvplib.ad.trace.compiled import compiled
 from hvplib.ad.trace.emit import emit
+from hvplib.ad.trace.long_matrices import lay_out_for_vectors
 from hvplib.ad.trace.measure import measured
 from hvplib.ad.trace.purify import purify
 from hvplib.ad.trace.recorder import Record, record
@@ -49,7 +50,8 @@ class Program:
         made = pure_record(compute, inputs)
         tidy(made.graph, made.traits, made.constants)
         if compile:
-            self.run = compiled(made.graph, made.constants, inputs)
+            lay_out_for_vectors(made.graph, made.traits, made.constants)
+            self.run = compiled(made.graph, made.constants, inputs, alike=True)
         else:
             self.run = emit(made.graph, made.constants, measured(made.graph, made.constants, inputs))
         self._same = same_numbers if compile else same_bits
