@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from hvplib.ad.engines import Engine, GraphEngine
+from hvplib.ad.graph import operations
 from hvplib.ad.guard import derivative
 from hvplib.ad.inputs import Engines, flatten_primals
 from hvplib.ad.leaves import fresh
@@ -42,8 +43,9 @@ class Derivatives:
     The first ones keep graphs, as those of `local_model` do. Then f is recorded, once for all points and data
     of the same shapes, and a further local model costs two runs of the program and one evaluation of f: the
     program is used only if its value beside the point is f's own, bit for bit. (Not at the point: λ ‖x‖² is 0
-    at 0 for every λ, and what f reads beside its arguments may have changed.) It is not made for a function
-    that does more than arithmetic with its numbers (control flow that depends on them, noise).
+    at 0 for every λ, and what f reads beside its arguments may have changed.) The operations that autograd
+    sees in f must be the same, too: a factor that is detached now leaves the value as it was. It is not made
+    for a function that does more than arithmetic with its numbers (control flow that depends on them, noise).
 
     Args:
         function: From the data, a tuple, to a function of the primals that returns (value, aux).
@@ -116,6 +118,7 @@ class _Family:
         self._seen = 0
         self._proven = False
         self._reason = ""
+        self._looks: Hashable = None
         self.program: SecondOrder | None = None
 
     def learn(self, model: LocalModel, primals: Any, data: tuple[Any, ...]) -> None:
@@ -139,7 +142,7 @@ class _Family:
         if not self._proven:
             self._give_up("the program gives other numbers elsewhere")
             return
-        aux, drawn = self._beside(leaves, spec, data)
+        aux, drawn, self._looks = self._beside(leaves, spec, data)
         if drawn:
             self._give_up("func draws random numbers")
         elif not _equal(aux, model.aux):
@@ -178,22 +181,27 @@ class _Family:
         """Whether the program has func's value beside the point, or at it if there is no number beside it."""
         for place in (_near(points), points):
             with objective.session():
-                value = objective([fresh(x) for x in place], "plain").detach()
+                value = objective([fresh(x) for x in place], "plain")
+            if _looks(objective, value) != self._looks:
+                return False
+            value = value.detach()
             if not self._same(program.linearize(place, data)[0], value):
                 return False
             if bool(value.isfinite()):
                 break
         return True
 
-    def _beside(self, leaves: Sequence[Tensor], spec: TreeSpec, data: tuple[Any, ...]) -> tuple[Any, bool]:
-        """What func returns beside its value near the leaves, and whether it has drawn random numbers."""
+    def _beside(
+        self, leaves: Sequence[Tensor], spec: TreeSpec, data: tuple[Any, ...]
+    ) -> tuple[Any, bool, Hashable]:
+        """What func returns beside its value near the leaves, whether it draws random numbers, its looks."""
         before = RandomState()
         objective = Objective(self._function(data), spec, has_aux=True, noise=NoRandomness())
         with derivative(), torch.enable_grad(), objective.session():
-            objective([fresh(x) for x in _near(leaves)], "plain")
+            value = objective([fresh(x) for x in _near(leaves)], "plain")
         drawn = not before.is_current()
         before.restore()
-        return objective.aux, drawn
+        return objective.aux, drawn, _looks(objective, value)
 
     def _give_up(self, reason: str) -> None:
         self.program, self._reason = None, reason
@@ -224,6 +232,11 @@ def _near(leaves: Sequence[Tensor]) -> list[Tensor]:
     """A point beside this one."""
     (direction,) = probes(leaves, 1, seed=1)
     return moved([plain(x) for x in leaves], direction, _NEARBY * entry_size(leaves))
+
+
+def _looks(objective: Objective, value: Tensor) -> Hashable:
+    """What there is to a function beside its value, as far as it decides about its derivatives."""
+    return operations([value]), objective.detached, objective.escaped, objective.hooked
 
 
 def _equal(left: Any, right: Any) -> bool:

@@ -103,8 +103,10 @@ def _items(value: Any) -> tuple[Any, ...]:
 
 
 def operations(outputs: Sequence[Tensor]) -> int:
-    """A number for the names of the nodes behind `outputs`: the same for the same operations."""
-    return hash(tuple(node.name() for node in _nodes(outputs)))
+    """A number for the graph behind `outputs`: the same for the same operations that lead to each other."""
+    nodes = list(_nodes(outputs))
+    number = {node: place for place, node in enumerate(nodes)}
+    return hash(tuple((n.name(), *((number.get(p, -1), i) for p, i in n.next_functions)) for n in nodes))
 
 
 def contains(outputs: Sequence[Tensor], operation: str) -> bool:

@@ -131,6 +131,31 @@ def test_a_change_that_the_value_at_the_point_does_not_show() -> None:
     assert torch.equal(model.hvp(v), 6 * v)
 
 
+@pytest.mark.parametrize("stop", ["detach", "no_grad"])
+def test_a_factor_that_is_held_fixed_from_now_on_is_told_by_the_graph(stop: str) -> None:
+    """The value is the same, beside the point too; the gradient is not."""
+    held = [False]
+
+    def func(x: Tensor) -> Tensor:
+        y = (A @ x).tanh()
+        if held[0] and stop == "no_grad":
+            with torch.no_grad():
+                factor = (A @ x).tanh()
+        else:
+            factor = y.detach() if held[0] else y
+        return (y * factor).sum() + y.sum()  # the graph of y is there with and without the factor
+
+    of, x, v = derivatives(func), normal(4, seed=7), normal(4, seed=8)
+    assert is_recorded(learnt(of))
+    assert is_recorded(of.local_model(x, (), verify=False))
+    held[0] = True
+    model = of.local_model(x, (), verify=False)
+    assert not is_recorded(model)
+    t = (A @ x).tanh()  # the Hessian of Σ (c + 1) tanh(a'x) at c = t
+    curvature = (t + 1) * -2 * t * (1 - t**2)
+    torch.testing.assert_close(model.hvp(v), A.mT @ (curvature * (A @ v)), rtol=1e-12, atol=1e-12)
+
+
 def test_a_point_beside_which_there_is_no_number() -> None:
     of = derivatives(lambda x: x.log().square().sum())
     for seed in range(_FIRST + 1):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hvplib.ad.graph import contains, graph_bytes, graph_facts
+from hvplib.ad.graph import contains, graph_bytes, graph_facts, operations
 from hvplib.ad.leaves import fresh
 from tests.ad.problems import F64, Cube, CutCube, normal
 
@@ -147,3 +147,21 @@ def test_equals_what_the_saved_tensor_hooks_see() -> None:
     expected = sum(size for key, (size, _) in storages.items() if key not in own)
     assert graph_bytes([func()], [x, w]) == expected > 0
     assert x.dtype == F64
+
+
+# ----------------------------------------------------------------------------------------------- operations
+
+
+def test_operations_tell_what_leads_to_what() -> None:
+    def number(held: bool, seed: int = 0) -> int:
+        x = leaf(seed)
+        y = x.tanh()
+        return operations([(y * (y.detach() if held else y)).sum() + y.sum()])
+
+    assert number(False) == number(False, 1)
+    assert number(False) != number(True), "the same names of nodes, but one edge less"
+    x, y = leaf(), leaf(1)
+    assert operations([x.sin().sum()]) != operations([x.cos().sum()])
+    assert operations([x.sin() * x.cos() * y]) != operations([x.sin() * x.cos() * x])
+    parts = x[:4].reshape(2, 2).unbind()
+    assert operations([parts[0].exp()]) != operations([parts[1].exp()]), "another output of the same node"
