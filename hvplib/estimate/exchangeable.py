@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hvplib.estimate.averaged import LEAST, Callback, confidence_at, next_look
+from hvplib.estimate.decay import reaches
 from hvplib.estimate.found import Found
 from hvplib.estimate.goal import Goal
 from hvplib.estimate.samples import Samples, between, student
@@ -35,13 +36,13 @@ class Terms(NamedTuple):
             bias: t_ij and t_j − t_ji are not correlated, for given all vectors but j the former is fixed,
             and both parts of the latter have the truth for their mean. Nor are t_ij and t_ji, given all
             others.
-        skew: How many times more skewed than the terms what they have in common is, for the interval; as
-            measured, not derived.
+        growth: By what factor the variance of a term grows if one vector more is left out, for numbers; None
+            for vectors.
     """
 
     values: Tensor
     covariance: Tensor
-    skew: float = 1.0
+    growth: float | None = None
 
     def mean(self) -> Tensor:
         return self.values.mean(0)
@@ -56,12 +57,14 @@ class Terms(NamedTuple):
         return torch.maximum(spread + self.covariance.to(spread), spread / 2).sqrt()
 
     def interval(self, confidence: float) -> tuple[Tensor, Tensor]:
-        """As `Samples.interval`, with the standard error from both parts."""
-        k = self.values.shape[0]
-        samples = Samples()
+        """Of numbers by `decay.reaches`, of vectors as `Samples.interval`; with the whole standard error."""
+        k, mean, stderr = self.values.shape[0], self.mean(), self.stderr()
+        t, samples = student(confidence, k), Samples()
         samples.add(self.values)
-        skew = self.skew * samples.skewness / math.sqrt(k)
-        return between(self.mean(), self.stderr(), skew, student(confidence, k))
+        if self.growth is None:
+            return between(mean, stderr, samples.skewness / math.sqrt(k), t)
+        below, above = reaches(t, self.growth, float(samples.skewness))
+        return mean - below * stderr, mean + above * stderr
 
 
 class Sketch(Protocol):

@@ -8,7 +8,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-__all__ = ["Samples", "between", "student"]
+__all__ = ["Samples", "between", "student", "unskewed"]
 
 
 def student(confidence: float, count: int) -> float:
@@ -115,12 +115,12 @@ def between(mean: Tensor, stderr: Tensor, skew: Tensor, t: float) -> tuple[Tenso
         wide = torch.full_like(mean, math.inf)
         return -wide, wide
     reach = t * torch.ones_like(mean)
-    upper = torch.maximum(reach, _unskewed(reach, skew))
-    lower = torch.minimum(-reach, _unskewed(-reach, skew))
+    upper = torch.maximum(reach, unskewed(reach, skew))
+    lower = torch.minimum(-reach, unskewed(-reach, skew))
     return mean - upper * stderr, mean - lower * stderr
 
 
-def _unskewed(x: Tensor, skew: Tensor) -> Tensor:
+def unskewed(x: Tensor, skew: Tensor) -> Tensor:
     """The y with y + a y²/3 + a² y³/27 + a/6 = x, for a = skewness / √m: Hall's transformation undone."""
     small = skew.abs() < 1e-6
     a = torch.where(small, 1.0, skew)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hvplib.estimate.decay import growth
 from hvplib.estimate.exchangeable import IndefiniteError, Terms
 from hvplib.estimate.pairs import Pairs, covariance
 from hvplib.estimate.probes import Probes
@@ -75,7 +76,7 @@ class XNysTraceSketch:
         both_sizes = sizes.unsqueeze(1) / pairs.root.square()
         both_n = n.unsqueeze(1) - N.square() / n
         both = base.unsqueeze(1) - pairs.form(gram) + (free + 1) * both_n / both_sizes - self._n * shift
-        return Terms(terms, covariance(terms.unsqueeze(1) - both))
+        return Terms(terms, covariance(terms.unsqueeze(1) - both), growth(terms, both))
 
     def _factor(self) -> tuple[float, Tensor]:
         """ν and C with QᵀA Q + ν I = CᵀC."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hvplib.estimate.decay import growth
 from hvplib.estimate.exchangeable import Terms
 from hvplib.estimate.pairs import Pairs, covariance, left_out
 from hvplib.estimate.probes import Probes
@@ -13,12 +14,6 @@ from hvplib.estimate.ranges import Range
 from hvplib.krylov.host import to_device, to_host
 
 __all__ = ["XTraceSketch"]
-
-# Where the spectrum falls steeply, the error that all terms share has a longer tail than they have: counted
-# three times, their skewness makes the intervals hold what they say there too; elsewhere they become a little
-# wide, 97 to 99 %. What could be derived instead, the skewness of the mean by the jackknife or a count that
-# grows with the share of the common error, leaves those of an exponential spectrum at 91 to 93 %.
-_SKEW = 3.0
 
 
 class XTraceSketch:
@@ -60,12 +55,12 @@ class XTraceSketch:
         base = H.trace() - (S * (H @ S)).sum(0)
         terms = base + _scaled(free, forms, lengths)
         if r < k:
-            return Terms(terms, torch.zeros((), dtype=torch.float64))
+            return Terms(terms, torch.zeros((), dtype=torch.float64), 1.0)
         # The same with Q_ij and u_ij = u_i + a_ij Q s_ij, for all pairs.
         a, h = pairs.along(W), pairs.form(H)
         crossed = forms.unsqueeze(1) + a * (pairs.along(left) + pairs.along(right)) + a.square() * h
         both = base.unsqueeze(1) - h + _scaled(free + 1, crossed, lengths.unsqueeze(1) + a.square())
-        return Terms(terms, covariance(terms.unsqueeze(1) - both), _SKEW)
+        return Terms(terms, covariance(terms.unsqueeze(1) - both), growth(terms, both))
 
 
 def _dots(X: Tensor, Y: Tensor) -> Tensor:
