@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import subprocess
 import sys
@@ -37,11 +38,20 @@ def peak_growth(run: Callable[[], object], warm_up: Callable[[], object]) -> int
     return after - before
 
 
-def measured_in_child(module: str, arguments: Sequence[str], *, timeout: float = 120) -> int | str:
-    """Run `python -m module arguments`, which prints one number of bytes; the way it died if it did."""
+def measured_in_child(
+    module: str, arguments: Sequence[str], *, timeout: float = 120, returning: bool = False
+) -> int | str:
+    """Run `python -m module arguments`, which prints one number of bytes; the way it died if it did.
+
+    `returning` makes glibc's allocator return what is freed from 1 MiB on, and not only from 32 MiB on: else
+    it depends on fragments whether arrays of some 20 MiB that are gone still count.
+    """
     command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
+    environment = os.environ | ({"MALLOC_MMAP_THRESHOLD_": str(2**20)} if returning else {})
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, check=False, env=environment
+        )
     except subprocess.TimeoutExpired:
         return f"over {timeout:.0f} s"
     if done.returncode:

@@ -11,30 +11,42 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves
 
-from hvplib.ad.differences import compare_value
+from hvplib.ad.differences import compare_slope
 from hvplib.ad.frugal_jacobian import FrugalJacobian
 from hvplib.ad.guard import derivative
 from hvplib.ad.inputs import flatten_primals, unflatten
 from hvplib.ad.objective import Objective
 from hvplib.ad.randomness import RandomState
 from hvplib.ad.report import Attempt, Check, Report
+from hvplib.ad.sketch import sketch
 from hvplib.ad.vectors import all_finite, dot, norm
-from hvplib.ad.verify import probes, repeatability, rounding, symmetry_of
+from hvplib.ad.verify import probes, repeatability, rounding_of, symmetry_of
 from hvplib.errors import DerivativeError
 from hvplib.space import Space
 
-__all__ = ["CurvatureTerm", "Look"]
+__all__ = ["CurvatureTerm", "Look", "Slope"]
 
 KEPT, FRUGAL = "graphs kept", "nothing kept"
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one evaluation tells: the value, its gradient (one tensor per primal), what came beside it."""
+    """What one evaluation tells: the value, and what came beside it."""
 
     value: Tensor
-    gradient: list[Tensor]
     aux: Any
+
+
+@dataclass(frozen=True)
+class Slope:
+    """What the proof has to know of a gradient that it does not hold: whether it is finite, ‖∇f‖, ⟨∇f, v⟩.
+
+    v is the direction that the proof looks along.
+    """
+
+    finite: bool
+    size: float
+    along: float
 
 
 class CurvatureTerm(ABC):
@@ -51,7 +63,8 @@ class CurvatureTerm(ABC):
         proven: Ways that need no proof any more; one that is proven here, and for other points too, is added.
 
     Attributes:
-        value, gradient, aux: Of the loss whose curvature this is, as in a `LocalModel`.
+        value, gradient, aux: Of the loss whose curvature this is, as in a `LocalModel`. The gradient is not
+            kept: it is computed when it is read.
     """
 
     def __init__(
@@ -80,7 +93,11 @@ class CurvatureTerm(ABC):
 
     @abstractmethod
     def _look(self) -> Look:
-        """Value, gradient and what comes beside them, by one gradient."""
+        """Value and what comes beside it, by one evaluation with a graph."""
+
+    @abstractmethod
+    def _slope(self) -> list[Tensor]:
+        """The gradient, one tensor per primal."""
 
     @abstractmethod
     def _build(self, verify: bool) -> None:
@@ -106,8 +123,8 @@ class CurvatureTerm(ABC):
     def _kept_bytes(self) -> int:
         """Bytes that what was built keeps, or would."""
 
-    def _more_checks(self, v: list[Tensor], Cv: list[Tensor]) -> list[Check]:
-        """What else can be held against a frugal product."""
+    def _more_checks(self, v: list[Tensor], slope: Slope, curvature: float) -> list[Check]:
+        """What else can be held against a frugal product C v with ⟨v, C v⟩ = `curvature`."""
         return []
 
     # What a sum over batches reads.
@@ -119,8 +136,8 @@ class CurvatureTerm(ABC):
 
     @property
     def gradient(self) -> Any:
-        """Its gradient, a pytree like the primals."""
-        return unflatten(self._looked.gradient, self._spec)
+        """Its gradient, a pytree like the primals; computed anew."""
+        return unflatten(self._slope(), self._spec)
 
     @property
     def aux(self) -> Any:
@@ -173,7 +190,7 @@ class CurvatureTerm(ABC):
         return unflatten([torch.stack(parts) for parts in zip(*products, strict=True)], self._spec)
 
     def release(self) -> None:
-        """Free what is kept; value, gradient and aux stay if they were read before."""
+        """Free what is kept; value and aux stay if they were read before."""
         self._released = True
         self._forget()
 
@@ -212,21 +229,25 @@ class CurvatureTerm(ABC):
         It is symmetric only if J v by forward mode and Jᵀu by reverse mode belong together; it comes out the
         same twice; and differences of the loss contradict neither its gradient nor its curvature.
         """
-        if not all_finite([self.value, *self._looked.gradient]):
+        slope = self._seen_along(self._slope())
+        if not (slope.finite and all_finite([self.value])):
             return
-        precision = self._precision()
-        (v,) = probes(self._leaves, 1)
-        noise = rounding(self.value, self._looked.gradient, self._leaves, v, precision)
-        (Cv,) = self._frugal_products([v])
-        repeated = repeatability(Cv, self._frugal_products([v])[0], precision, noise)
-        more = self._more_checks(v, Cv)
-        (w,) = probes(self._leaves, 1, seed=1)
-        first, forward = (norm(v), norm(Cv)), dot(w, Cv)
-        del v, Cv  # vectors like the parameters weigh: none is held beside a product that can be made again
-        (Cw,) = self._frugal_products([w])
+        precision, v = self._precision(), self._direction()
+        noise = rounding_of(float(self.value), slope.size, self._leaves, norm(v), precision)
+        # Vectors like the parameters weigh: beside a product none is held but the one that is multiplied.
+        Cv = self._frugal_products([v])[0]
+        w = self._direction(seed=1)
+        first, forward, curvature, seen = (norm(v), norm(Cv)), dot(w, Cv), dot(v, Cv), sketch(Cv)
+        del w, Cv
+        again = sketch(self._frugal_products([v])[0])
+        more = self._more_checks(v, slope, curvature)
+        del v
+        w = self._direction(seed=1)
+        Cw = self._frugal_products([w])[0]
         second = norm(w), norm(Cw)
         del w
-        defect = abs(forward - dot(probes(self._leaves, 1)[0], Cw))
+        defect = abs(forward - dot(self._direction(), Cw))
+        repeated = repeatability([seen], [again], precision, noise)
         self.checks = [symmetry_of(defect, first, second, precision, noise), repeated, *more]
         unconfirmed = self._custom() and not self.checks[-1].passed
         if unconfirmed or any(check.passed is False for check in self.checks):
@@ -237,8 +258,16 @@ class CurvatureTerm(ABC):
                 "derivative is wrong"
             )
 
-    def _against_values(self, evaluate: Callable[[Sequence[Tensor]], Tensor], v: list[Tensor]) -> Check:
-        return compare_value(evaluate, self._leaves, v, self._looked.gradient, self._precision())
+    def _direction(self, *, seed: int = 0) -> list[Tensor]:
+        return probes(self._leaves, 1, seed=seed)[0]
+
+    def _seen_along(self, gradient: list[Tensor]) -> Slope:
+        return Slope(all_finite(gradient), norm(gradient), dot(gradient, self._direction()))
+
+    def _against_values(
+        self, evaluate: Callable[[Sequence[Tensor]], Tensor], v: list[Tensor], slope: Slope
+    ) -> Check:
+        return compare_slope(evaluate, self._leaves, v, slope.along, slope.size * norm(v), self._precision())
 
     def _precision(self) -> torch.dtype:
         """The coarsest dtype that is computed in."""

@@ -13,7 +13,7 @@ from hvplib.ad.report import Check
 from hvplib.ad.strategies import gradient
 from hvplib.ad.vectors import all_finite, coarsest, distance, dot, entry_size, moved, norm
 
-__all__ = ["Difference", "compare", "compare_value", "difference", "ladder"]
+__all__ = ["Difference", "compare", "compare_slope", "compare_value", "difference", "ladder"]
 
 Evaluate = Callable[[Sequence[Tensor]], Tensor]
 
@@ -135,12 +135,23 @@ def compare_value(
     precision: torch.dtype | None = None,
 ) -> Check:
     """Hold ⟨∇f, v⟩ against differences of the value along v = `tangents`, as `compare` does with products."""
+    expected, size = dot(slope, tangents), norm(slope) * norm(tangents)
+    return compare_slope(evaluate, primals, tangents, expected, size, precision or coarsest(primals))
+
+
+def compare_slope(
+    evaluate: Evaluate,
+    primals: Sequence[Tensor],
+    tangents: Sequence[Tensor],
+    expected: float,
+    size: float,
+    precision: torch.dtype,
+) -> Check:
+    """`compare_value` from ⟨∇f, v⟩ and ‖∇f‖ ‖v‖, for who cannot hold both vectors."""
     name = "gradient against differences of the value"
-    precision = precision or coarsest(primals)
     tolerance = _VALUE_TOLERANCE[precision]
-    expected = dot(slope, tangents)
     # ⟨∇f, v⟩ may nearly cancel: then the error is one of the terms that cancel.
-    floor = 1e-3 * norm(slope) * norm(tangents)
+    floor = 1e-3 * size
     best = math.inf
     previous: float | None = None
     for step in ladder(primals, tangents, precision):

@@ -28,7 +28,7 @@ class Pulled:
     """r(x) with its graph, for as long as it is in use: u ↦ Jᵀu.
 
     Attributes:
-        output: r(x) as func returns it, detached.
+        output: r(x) as func returns it, detached; None after `last`.
     """
 
     def __init__(self, output: Any, leaves: Sequence[Tensor]) -> None:
@@ -36,24 +36,48 @@ class Pulled:
         self._leaves = leaves
         self.output = tree_map(Tensor.detach, output)
 
-    def __call__(self, cotangents: Any, *, last: bool = False) -> list[Tensor]:
-        """Jᵀu, one tensor per primal, for a pytree u like r(x); `last` frees the graph."""
-        live = [
-            (r, u) for r, u in zip(self._outputs, tree_leaves(cotangents), strict=True) if r.requires_grad
-        ]
-        if last:
-            self._outputs = []
+    def __call__(self, cotangents: Any) -> list[Tensor]:
+        """Jᵀu, one tensor per primal, for a pytree u like r(x); the graph stays."""
+        return self._pull(tree_leaves(cotangents), keep=True)
+
+    def last(self, cotangents: list[Tensor]) -> list[Tensor]:
+        """Jᵀu for the tensors u of a pytree like r(x), and the end of r(x), its graph, and u.
+
+        Args:
+            cotangents: u, which is taken out of the list. Outputs of a large vocabulary weigh as much as the
+                parameters: neither they nor u are held while the graph is gone through.
+        """
+        return self._pull(cotangents, keep=False)
+
+    def _pull(self, cotangents: list[Tensor], *, keep: bool) -> list[Tensor]:
+        live = [(r, u) for r, u in zip(self._outputs, cotangents, strict=True) if r.requires_grad]
         if not live:
             return [torch.zeros_like(x) for x in self._leaves]
+        outputs, seeds = [r for r, _ in live], [u for _, u in live]
+        del live
+        if not keep:
+            cotangents.clear()
+            self._outputs, self.output = [], None
+        number = _Handed.apply(seeds, *outputs)  # type: ignore[no-untyped-call]
+        del outputs, seeds
         pulled = torch.autograd.grad(
-            [r for r, _ in live],
-            self._leaves,
-            [u for _, u in live],
-            retain_graph=not last,
-            allow_unused=True,
-            materialize_grads=True,
+            number, self._leaves, retain_graph=keep, allow_unused=True, materialize_grads=True
         )
         return list(pulled)
+
+
+class _Handed(torch.autograd.Function):
+    """A number whose derivatives by r are u; they are let go of as they are handed over."""
+
+    @staticmethod
+    def forward(ctx: Any, seeds: list[Tensor], *outputs: Tensor) -> Tensor:
+        ctx.seeds = seeds
+        return outputs[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_gradients: Tensor) -> tuple[Tensor | None, ...]:
+        seeds, ctx.seeds = ctx.seeds, None
+        return (None, *seeds)
 
 
 class FrugalJacobian:

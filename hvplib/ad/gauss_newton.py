@@ -7,16 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map, tree_structure, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_map
 
-from hvplib.ad.curvature_term import CurvatureTerm, Look
+from hvplib.ad.curvature_term import CurvatureTerm, Look, Slope
 from hvplib.ad.guard import derivative
 from hvplib.ad.jacobian import LocalJacobian
 from hvplib.ad.line import compare_curvature
 from hvplib.ad.local_model import LocalModel, local_model
 from hvplib.ad.outer_loss import OuterLoss
 from hvplib.ad.report import Check, Report
-from hvplib.ad.vectors import dot
 
 __all__ = ["GaussNewtonModel"]
 
@@ -62,13 +61,14 @@ class GaussNewtonModel(CurvatureTerm):
     def _look(self) -> Look:
         with self._frugal.pulled() as pull:
             loss = self._outer(pull.output)
-            value, gradients, aux = loss.gradient()
+            look = Look(*loss.look())
             self._loss_custom, self._coarse = loss.custom, loss.precision
-            if self._anchored:
-                gradients = _fixed_directions(gradients)
-            cotangents = tree_unflatten(gradients, tree_structure(pull.output))
-            del loss, gradients
-            return Look(value, pull(cotangents, last=True), aux)
+            return look
+
+    def _slope(self) -> list[Tensor]:
+        with self._frugal.pulled() as pull:
+            seeds = self._outer(pull.output).gradient()
+            return pull.last(_fixed_directions(seeds) if self._anchored else seeds)
 
     # Frugal.
 
@@ -79,9 +79,9 @@ class GaussNewtonModel(CurvatureTerm):
         # Forward first: its arrays are gone when the graph is made.
         pushed = [self._frugal.push(columns[0])]
         with self._frugal.pulled() as pull:
-            return [pull(self._curved(pull.output, pushed), last=True)]
+            return [pull.last(self._curved(pull.output, pushed))]
 
-    def _curved(self, z: Any, pushed: list[Any]) -> Any:
+    def _curved(self, z: Any, pushed: list[Any]) -> list[Tensor]:
         """∇²ℓ(z) applied to a pytree like z, which is taken out of its list: the last reference to it."""
         loss = self._outer(z)
         along = tree_leaves(pushed.pop())
@@ -89,11 +89,11 @@ class GaussNewtonModel(CurvatureTerm):
         if self._convex:
             numbers = _curvature(along, curved)
             loss.refuse_if_not_convex(along, *numbers.tolist())
-        return tree_unflatten(curved, tree_structure(z))
+        return curved
 
-    def _more_checks(self, v: list[Tensor], Cv: list[Tensor]) -> list[Check]:
-        curvature = self._against_second_differences(v, dot(v, Cv))
-        return [curvature] if self._anchored else [self._against_values(self._value_at, v), curvature]
+    def _more_checks(self, v: list[Tensor], slope: Slope, curvature: float) -> list[Check]:
+        second = self._against_second_differences(v, curvature)
+        return [second] if self._anchored else [self._against_values(self._value_at, v, slope), second]
 
     def _against_second_differences(self, v: list[Tensor], expected: float) -> Check:
         along = tree_leaves(self._frugal.push(v))

@@ -39,7 +39,7 @@ class OuterLoss:
         noise: What the loss draws from, if it does.
 
     Attributes:
-        custom: Custom autograd functions that `gradient` met.
+        custom: Custom autograd functions that `look` met.
     """
 
     def __init__(self, loss: Callable[[Any, Any], tuple[Any, Any]], z: Any, noise: RandomState) -> None:
@@ -53,17 +53,24 @@ class OuterLoss:
         """The coarsest dtype that was computed in."""
         return self._objective.precision(self._leaves)
 
-    def gradient(self) -> tuple[Tensor, list[Tensor], Any]:
-        """ℓ(z), its gradient and what came beside it."""
+    def look(self) -> tuple[Tensor, Any]:
+        """ℓ(z) and what came beside it."""
+        leaves = [fresh(x) for x in self._leaves]
+        with self._session():
+            value = self._objective(leaves, "reverse")
+            if value.requires_grad:
+                facts = graph_facts(value, leaves)
+                self.custom = tuple(name for name in facts.custom if name not in OWN)
+        return value.detach(), self._aux()
+
+    def gradient(self) -> list[Tensor]:
+        """∇ℓ(z)."""
         leaves = [fresh(x) for x in self._leaves]
         with self._session():
             value = self._objective(leaves, "reverse")
             if not value.requires_grad:
-                return value, [torch.zeros_like(x) for x in leaves], self._aux()
-            facts = graph_facts(value, leaves)
-            self.custom = tuple(name for name in facts.custom if name not in OWN)
-            gradient = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
-        return value.detach(), list(gradient), self._aux()
+                return [torch.zeros_like(x) for x in leaves]
+            return list(torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True))
 
     def product(self, along: Sequence[Tensor]) -> list[Tensor]:
         """∇²ℓ(z) applied to a direction."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hvplib.ad.cross_entropy import OWN, RowByRow
-from hvplib.ad.curvature_term import CurvatureTerm, Look
+from hvplib.ad.curvature_term import CurvatureTerm, Look, Slope
 from hvplib.ad.guard import derivative
 from hvplib.ad.jacobian import LocalJacobian
 from hvplib.ad.objective import Objective
@@ -50,17 +50,21 @@ class ScoreModel(CurvatureTerm):
 
     def _look(self) -> Look:
         with self._frugal.pulled() as pull:
-            value = torch.dot(self._weights, pull.output.to(self._weights))
-            return Look(value, pull(self._weights.to(pull.output), last=True), self._batch_weight)
+            return Look(torch.dot(self._weights, pull.output.to(self._weights)), self._batch_weight)
+
+    def _slope(self) -> list[Tensor]:
+        with self._frugal.pulled() as pull:
+            return pull.last([self._weights.to(pull.output)])
 
     def _frugal_products(self, columns: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
         pushed = [self._frugal.push(v) for v in columns]
+        seeds = [u * self._weights.to(u) for u in pushed]
         with self._frugal.pulled() as pull:
-            last = len(pushed) - 1
-            return [pull(u * self._weights.to(u), last=j == last) for j, u in enumerate(pushed)]
+            before = [pull(u) for u in seeds[:-1]]
+            return [*before, pull.last(seeds[-1:])]
 
-    def _more_checks(self, v: list[Tensor], Cv: list[Tensor]) -> list[Check]:
-        return [self._against_values(self._value_at, v)]
+    def _more_checks(self, v: list[Tensor], slope: Slope, curvature: float) -> list[Check]:
+        return [self._against_values(self._value_at, v, slope)]
 
     def _value_at(self, leaves: Sequence[Tensor]) -> Tensor:
         with derivative(), torch.enable_grad(), self._func.session():

@@ -12,7 +12,7 @@ __all__ = ["all_finite", "coarsest", "distance", "dot", "entry_size", "moved", "
 
 # Entries that are brought to double precision at a time: copies of whole vectors would decide how much memory
 # the checks of a large model take.
-_PIECE = 2**20
+_PIECE = 2**18
 
 
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:

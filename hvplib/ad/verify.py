@@ -14,7 +14,7 @@ from hvplib.ad.report import Check
 from hvplib.ad.vectors import distance, dot, entry_size, norm, relative_error
 
 __all__ = ["against_difference", "agreement", "probes", "repeatability", "rounding", "symmetry"]
-__all__ += ["symmetry_of"]
+__all__ += ["rounding_of", "symmetry_of"]
 
 Product = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
@@ -130,7 +130,14 @@ def rounding(
 
     100 eps (|f| / s² + ‖∇f‖ / s) ‖v‖ with s the size of the primals' entries.
     """
+    return rounding_of(float(value.detach()), norm(gradient), primals, norm(v), precision)
+
+
+def rounding_of(
+    value: float, slope: float, primals: Sequence[Tensor], length: float, precision: torch.dtype
+) -> float:
+    """`rounding` from f, ‖∇f‖ and ‖v‖, for who cannot hold the vectors."""
     scale = entry_size(primals)
-    unit = (abs(float(value.detach())) / scale + norm(gradient)) / scale * norm(v)
+    unit = (abs(value) / scale + slope) / scale * length
     noise = 100 * torch.finfo(precision).eps * unit
     return noise if math.isfinite(noise) else 0.0

@@ -9,9 +9,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from hvplib.ad.memory import chunk_width, free_bytes, with_backoff
 from hvplib.ad.report import Report
+from hvplib.ad.vectors import all_finite, distance, norm
 from hvplib.operators.data import changed, fingerprint, length
 from hvplib.operators.noise import replayed
 from hvplib.space import Space
@@ -70,10 +72,11 @@ class BatchSum:
         seed: Seed of what the loader draws from the global generators.
         suspect: What to name if the first term comes out otherwise when computed again.
         bar: Wraps an iterable of the batches, given a description and their number (if known).
+        with_gradient: Whether to add up the gradients in the first pass, as is right for terms that have
+            theirs; it takes a pass of its own otherwise, when it is read.
 
     Attributes:
         value: Σ_b w_b f_b, 0-d.
-        gradient: Σ_b w_b ∇f_b (n,).
         total_weight: Σ_b w_b.
         num_batches: Number of batches.
         num_kept: How many of them stay linearised.
@@ -94,6 +97,7 @@ class BatchSum:
         seed: int,
         suspect: str,
         bar: Callable[[Iterable[Any], str, int | None], Iterable[Any]],
+        with_gradient: bool = True,
     ) -> None:
         self._linearize = linearize
         self._data = data
@@ -110,7 +114,7 @@ class BatchSum:
         self._prints: list[int] = []
         self.report: Report | None = None
         self.value = torch.zeros((), dtype=space.dtype, device=space.device)
-        self.gradient = torch.zeros(space.size, dtype=space.dtype, device=space.device)
+        self._gradient = self._zeros() if with_gradient else None
         self._share = _KEPT_SHARE if memory_budget == "auto" else memory_budget
         self._budget = memory_budget if isinstance(memory_budget, int) else None  # None: not looked at yet
         self._kept = 0
@@ -135,6 +139,16 @@ class BatchSum:
     def num_batches(self) -> int:
         """Number of batches."""
         return len(self._weights)
+
+    @property
+    def gradient(self) -> Tensor:
+        """Σ_b w_b ∇f_b (n,)."""
+        if self._gradient is None:
+            total = self._zeros()
+            for term, weight, _ in self.live_terms():
+                total.add_(self._space.flatten(term.gradient), alpha=weight)
+            self._gradient = total
+        return self._gradient
 
     @property
     def num_kept(self) -> int:
@@ -207,7 +221,8 @@ class BatchSum:
             self._terms.append(None)
             self._nbytes.append(0)
             return
-        self.gradient.add_(self._space.flatten(term.gradient), alpha=weight)
+        if self._gradient is not None:
+            self._gradient.add_(self._space.flatten(term.gradient), alpha=weight)
         self.value.add_(term.value.to(self.value), alpha=weight)
         if self._check_next:
             self._compare_calls(term, arguments, index)
@@ -241,14 +256,17 @@ class BatchSum:
             self._budget = int(self._share * (free_bytes(self._space.device) + self._kept + present))
         return self._budget is None or total <= self._budget
 
+    def _zeros(self) -> Tensor:
+        return torch.zeros(self._space.size, dtype=self._space.dtype, device=self._space.device)
+
     def _compare_calls(self, term: Term, arguments: tuple[Any, ...], index: int) -> None:
         self._check_next = False
         again = self._linearize(arguments, index, False, None, _nothing)
-        first, second = self._space.flatten(term.gradient), self._space.flatten(again.gradient)
+        first, second = tree_leaves(term.gradient), tree_leaves(again.gradient)
         again.release()
-        if not bool(first.isfinite().all()):
+        if not all_finite(first):
             return
-        difference = float((first - second).norm() / first.norm().clamp(min=torch.finfo(first.dtype).tiny))
+        difference = distance(first, second) / max(norm(first), torch.finfo(torch.float64).tiny)
         if not difference <= torch.finfo(_coarsest(self._space)).eps ** 0.75:
             raise RuntimeError(
                 f"the loss is not deterministic: {self._suspect} has another gradient when called again with "

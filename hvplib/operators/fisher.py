@@ -127,6 +127,7 @@ class FisherOperator(DataOperator):
             options,
             noisy_modules=getattr(model_func, "noisy_modules", list)(),
             positive_semidefinite=True,
+            with_gradient=False,
         )
         self.kind = kind
         self._elsewhere: Callable[..., FisherOperator] = partial(

@@ -93,6 +93,7 @@ class GGNOperator(LossOperator):
             options,
             noisy_modules=getattr(model_func, "noisy_modules", list)(),
             positive_semidefinite=positive_semidefinite,
+            with_gradient=False,
         )
         self._elsewhere: Callable[..., GGNOperator] = partial(
             cast(Any, type(self)),

@@ -100,6 +100,7 @@ class JacobianOperator(Operator):
             seed=seed,
             suspect=f"the function, perhaps through {', '.join(noisy)}," if noisy else "the function itself",
             bar=progress_bar if progress else no_bar,
+            with_gradient=False,
         )
         outputs = values[0] if data is None else [values[index] for index in sorted(values)]
         codomain = Space.of(outputs)

@@ -51,6 +51,7 @@ class DataOperator(Operator):
         options: Of the data.
         noisy_modules: Names of what is noisy in the function.
         positive_semidefinite: Whether each term is.
+        with_gradient: As for `BatchSum`.
 
     Attributes:
         primals: The copy of the point.
@@ -66,6 +67,7 @@ class DataOperator(Operator):
         *,
         noisy_modules: list[str],
         positive_semidefinite: bool = False,
+        with_gradient: bool = True,
     ) -> None:
         flatten_primals(primals)
         self.primals = tree_map(copied, primals)
@@ -92,6 +94,7 @@ class DataOperator(Operator):
             if noisy_modules
             else "the function itself",
             bar=progress_bar if options.progress else no_bar,
+            with_gradient=with_gradient,
         )
         self.notes = tuple(
             f"{name} keeps one noise, or the statistics of each batch" for name in noisy_modules

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 from hvplib.ad.frugal_jacobian import FrugalJacobian
 from hvplib.ad.objective import Objective
@@ -35,8 +36,8 @@ def test_against_the_dense_jacobian() -> None:
     expected = dense.mT @ torch.cat([u["a"], u["b"].reshape(-1)])
     with J.pulled() as pull:
         for last in (False, True):
-            torch.testing.assert_close(pull(u, last=last), [expected])
-        assert not pull.output["a"].requires_grad and torch.equal(pull.output["a"], X.exp()[:3])
+            assert not pull.output["a"].requires_grad and torch.equal(pull.output["a"], X.exp()[:3])
+            torch.testing.assert_close(pull.last(tree_leaves(u)) if last else pull(u), [expected])
     assert J.space is not None and J.space.size == 4 and J.graph_nbytes > 0 and J.facts.custom == ()
     torch.testing.assert_close(J.value(), outputs(X))
 
@@ -44,8 +45,14 @@ def test_against_the_dense_jacobian() -> None:
 def test_the_last_pull_frees_the_graph() -> None:
     J = frugal(lambda x: x.exp(), X)
     with J.pulled() as pull:
-        (first,) = pull(X, last=True)
+        seeds = [X.clone()]
+        seed, output = weakref.ref(seeds[0]), weakref.ref(pull.output)
+        alive: list[bool] = []
+        hook = pull._outputs[0].register_hook(lambda _: alive.append(output() is not None))
+        (first,) = pull.last(seeds)
+        hook.remove()
         torch.testing.assert_close(first, X.exp() * X)
+        assert seeds == [] and seed() is None and output() is None and alive == [False]
         with pytest.raises(ValueError, match="longer"):  # nothing is left to pull through
             pull(X)
 
@@ -55,7 +62,7 @@ def test_outputs_that_depend_on_nothing() -> None:
     a, b = J.push([X, X[:2]])
     assert not a.any() and torch.equal(b, 2 * X[:2])
     with J.pulled() as pull:
-        found = pull((normal(2), normal(2, seed=4)), last=True)
+        found = pull.last([normal(2), normal(2, seed=4)])
     assert not found[0].any()
     torch.testing.assert_close(found[1], 2 * normal(2, seed=4))
 

@@ -21,9 +21,14 @@ class Scale:
         self.nbytes = nbytes
         self.transferable = nbytes > 0
         self.value = torch.tensor(factor)
-        self.gradient = space.unflatten(torch.full((space.size,), factor))
+        self._space = space
         self.aux = 1.0
         self.report = Report("by hand")
+
+    @property
+    def gradient(self) -> Any:
+        self.log.append(("gradient", self.factor))
+        return self._space.unflatten(torch.full((self._space.size,), self.factor))
 
     def hvp(self, v: Tensor) -> Tensor:
         self.log.append(("hvp", self.factor))
@@ -40,7 +45,13 @@ class Scale:
 
 
 def make(
-    data: list[float], *, budget: int = 10**9, nbytes: int = 100, limit: int = 10**9, verify: bool = False
+    data: list[float],
+    *,
+    budget: int = 10**9,
+    nbytes: int = 100,
+    limit: int = 10**9,
+    verify: bool = False,
+    with_gradient: bool = True,
 ) -> tuple[BatchSum, list[Any]]:
     space = Space.of(torch.ones(3))
     log: list[Any] = []
@@ -61,6 +72,7 @@ def make(
         seed=0,
         suspect="it",
         bar=lambda items, description, count: items,
+        with_gradient=with_gradient,
     )
     return total, log
 
@@ -71,6 +83,17 @@ def test_kept_terms_are_never_linearised_again() -> None:
     assert torch.equal(total.product(torch.ones(3, 1)), torch.full((3, 1), 7.0))
     assert log == [("hvp", 1.0), ("hvp", 2.0), ("hvp", 4.0)]
     assert total.value == 7 and torch.equal(total.gradient, torch.full((3,), 7.0))
+
+
+@pytest.mark.parametrize("budget", [10**9, 150, 0])
+def test_gradients_are_summed_at_once_or_when_they_are_asked_for(budget: int) -> None:
+    at_once, log = make([1.0, 2.0, 4.0], budget=budget)
+    assert [entry for entry in log if entry[0] == "gradient"] == [("gradient", x) for x in (1.0, 2.0, 4.0)]
+    later, log = make([1.0, 2.0, 4.0], budget=budget, with_gradient=False)
+    assert not any(entry[0] == "gradient" for entry in log)
+    for _ in range(2):  # the second time it is there
+        assert torch.equal(later.gradient, at_once.gradient) and later.gradient[0] == 7
+        assert sum(entry[0] == "gradient" for entry in log) == 3
 
 
 def test_what_does_not_fit_is_released_and_linearised_at_each_pass() -> None:
