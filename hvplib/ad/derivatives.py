@@ -28,7 +28,7 @@ from hvplib.ad.vectors import entry_size, moved
 from hvplib.ad.verify import probes
 from hvplib.errors import TraceError
 
-__all__ = ["Derivatives", "signature"]
+__all__ = ["Derivatives", "looks", "signature", "tensors_of"]
 
 # Points at which the graph is made before a program is recorded, and at which a program is held against it.
 _FIRST = 4
@@ -99,6 +99,12 @@ class Derivatives:
                 family.learn(model, primals, data)
         return model
 
+    @property
+    def program(self) -> SecondOrder | None:
+        """The program for primals and data of the first kind that came, once it has proven right."""
+        first = next(iter(self._families.values()), None)
+        return None if first is None else first.proven
+
     def _family(self, primals: Any, data: tuple[Any, ...]) -> _Family | None:
         key = signature((primals, data))
         if key is None:
@@ -118,8 +124,13 @@ class _Family:
         self._seen = 0
         self._proven = False
         self._reason = ""
-        self._looks: Hashable = None
+        self.looks: Hashable = None
         self.program: SecondOrder | None = None
+
+    @property
+    def proven(self) -> SecondOrder | None:
+        """The program, once it has proven right."""
+        return self.program if self._proven else None
 
     def learn(self, model: LocalModel, primals: Any, data: tuple[Any, ...]) -> None:
         """Take note of a local model that was made without a program: record, or hold the record to it."""
@@ -135,14 +146,14 @@ class _Family:
                 self._give_up(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
             return
         (v,) = probes(leaves, 1)
-        value, gradients, residuals = self.program.linearize(leaves, _tensors(data))
+        value, gradients, residuals = self.program.linearize(leaves, tensors_of(data))
         product = self.program.multiply(residuals, v)
         expected = [engine.value, *engine.gradient, *engine.product(v)]
         self._proven = all(map(self._same, [value, *gradients, *product], expected))
         if not self._proven:
             self._give_up("the program gives other numbers elsewhere")
             return
-        aux, drawn, self._looks = self._beside(leaves, spec, data)
+        aux, drawn, self.looks = self._beside(leaves, spec, data)
         if drawn:
             self._give_up("func draws random numbers")
         elif not _equal(aux, model.aux):
@@ -163,16 +174,16 @@ class _Family:
         points = [plain(x) for x in leaves]
         objective = Objective(self._function(data), spec, has_aux=True, noise=NoRandomness())
         with derivative(), torch.enable_grad():
-            found, gradients, residuals = program.linearize(points, _tensors(data))
+            found, gradients, residuals = program.linearize(points, tensors_of(data))
             if value is None:
-                same = self._is_func(program, objective, points, _tensors(data))
+                same = self._is_func(program, objective, points, tensors_of(data))
             else:
                 same = self._same(found, value)
         if not same:
             self._give_up("func changes by more than its arguments")
             return None
         graph = partial(_graph_engine, objective, points)
-        engine = RecordedEngine(program, found, gradients, residuals, points, _tensors(data), graph)
+        engine = RecordedEngine(program, found, gradients, residuals, points, tensors_of(data), graph)
         return LocalModel(objective, leaves, spec, engine, verify=False)
 
     def _is_func(
@@ -180,12 +191,18 @@ class _Family:
     ) -> bool:
         """Whether the program has func's value beside the point, or at it if there is no number beside it."""
         for place in (_near(points), points):
-            with objective.session():
-                value = objective([fresh(x) for x in place], "plain")
-            if _looks(objective, value) != self._looks:
+            try:
+                with objective.session():
+                    value = objective([fresh(x) for x in place], "plain")
+                found = program.linearize(place, data)[0]
+            except Exception:  # beside the point, nobody asked for func
+                if place is points:
+                    raise
+                continue
+            if looks(objective, value) != self.looks:
                 return False
             value = value.detach()
-            if not self._same(program.linearize(place, data)[0], value):
+            if not self._same(found, value):
                 return False
             if bool(value.isfinite()):
                 break
@@ -201,7 +218,7 @@ class _Family:
             value = objective([fresh(x) for x in _near(leaves)], "plain")
         drawn = not before.is_current()
         before.restore()
-        return objective.aux, drawn, _looks(objective, value)
+        return objective.aux, drawn, looks(objective, value)
 
     def _give_up(self, reason: str) -> None:
         self.program, self._reason = None, reason
@@ -225,7 +242,7 @@ class _Family:
         with derivative(), torch.no_grad():
             # Recorded nearby: a program that depends on the numbers gives itself away where it is proven.
             (v,) = probes(leaves, 1)
-            return SecondOrder(compute, _near(leaves), _tensors(data), v, compile=self._compile)
+            return SecondOrder(compute, _near(leaves), tensors_of(data), v, compile=self._compile)
 
 
 def _near(leaves: Sequence[Tensor]) -> list[Tensor]:
@@ -234,7 +251,7 @@ def _near(leaves: Sequence[Tensor]) -> list[Tensor]:
     return moved([plain(x) for x in leaves], direction, _NEARBY * entry_size(leaves))
 
 
-def _looks(objective: Objective, value: Tensor) -> Hashable:
+def looks(objective: Objective, value: Tensor) -> Hashable:
     """What there is to a function beside its value, as far as it decides about its derivatives."""
     return operations([value]), objective.detached, objective.escaped, objective.hooked
 
@@ -253,7 +270,8 @@ def _graph_engine(objective: Objective, leaves: Sequence[Tensor]) -> Engine:
     raise engine
 
 
-def _tensors(data: Any) -> list[Tensor]:
+def tensors_of(data: Any) -> list[Tensor]:
+    """The tensors in some data, in the order in which a program takes them."""
     return [leaf for leaf in tree_flatten(data)[0] if isinstance(leaf, Tensor)]
 
 

@@ -8,13 +8,16 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
-from hvplib.ad.derivatives import Derivatives, signature
+from hvplib.ad.beside import is_plain
+from hvplib.ad.derivatives import Derivatives, signature, tensors_of
 from hvplib.ad.engines import Engine, GraphEngine
 from hvplib.ad.local_model import LocalModel
 from hvplib.ad.objective import Objective
 from hvplib.ad.recorded import RecordedEngine
+from hvplib.ad.transforms import in_transform, nothing_special
 from hvplib.ad.vectors import entry_size, moved
 from hvplib.ad.verify import probes
+from hvplib.ad.whole_record import WholeRecord
 
 __all__ = ["Call", "Known", "Memory"]
 
@@ -45,25 +48,25 @@ class Call:
         chosen = (numbers,) if isinstance(numbers, int) else numbers
         self._func = func
         self._numbers = numbers
-        self._spec = spec
+        self.spec = spec
         self.rest = tuple(None if n in chosen else arg for n, arg in enumerate(args)), dict(kwargs)
 
     def at(self, leaves: Sequence[Tensor], rest: tuple[Any, ...] | None = None) -> Any:
         """func with these leaves in the place of its own, and perhaps another rest."""
         args, kwargs = self.rest if rest is None else rest
-        part = tree_unflatten(list(leaves), self._spec)
+        part = tree_unflatten(list(leaves), self.spec)
         numbers = self._numbers
         inserted = {numbers: part} if isinstance(numbers, int) else dict(zip(numbers, part, strict=True))
         return self._func(*(inserted.get(n, arg) for n, arg in enumerate(args)), **kwargs)
 
     def bare(self) -> Call:
         """The same without the rest of the arguments."""
-        return Call(self._func, self._numbers, self._spec, (), {})
+        return Call(self._func, self._numbers, self.spec, (), {})
 
     def kind(self, leaves: Sequence[Tensor]) -> Hashable | None:
         """What is equal for calls that may share what is known; None for one that shares nothing."""
         numbers = signature((list(leaves), *self.rest))
-        return None if numbers is None else (numbers, self._numbers, str(self._spec))
+        return None if numbers is None else (numbers, self._numbers, str(self.spec))
 
 
 class Known:
@@ -79,6 +82,22 @@ class Known:
         self._derivatives = Derivatives(lambda rest: lambda *leaves: (bare.at(leaves, rest), None), "auto")
         self._operations: int | None = None
         self._batches = False
+        self._record: WholeRecord | None = None
+
+    def whole(self, call: Call, leaves: Sequence[Tensor], limit: int | None) -> Any:
+        """The whole Hessian in its containers, by a record of func; None where that cannot serve (yet).
+
+        Args:
+            call: The call.
+            leaves: Its primals.
+            limit: The most rows at a time, if there is a limit.
+        """
+        program = self._derivatives.program
+        if program is None or not program.holds or not nothing_special():
+            return None
+        if self._record is None:
+            self._record = WholeRecord(program, leaves, call.spec, limit)
+        return self._record.hessian(lambda *xs: call.at(xs), leaves, tensors_of(call.rest))
 
     def engine(self, call: Call, leaves: Sequence[Tensor], value: Tensor, probe: Objective) -> Engine | None:
         """What multiplies at these leaves without another proof; None where one is needed.
@@ -114,7 +133,10 @@ class Known:
         (direction,) = probes(leaves, 1, seed=2)
         points = [x.detach() for x in leaves]
         beside = moved(points, direction, _BESIDE * entry_size(points))
-        return isinstance(self._at(call, beside).engine, RecordedEngine)
+        try:
+            return isinstance(self._at(call, beside).engine, RecordedEngine)
+        except Exception:  # nobody asked for func there
+            return False
 
     def learn(self, engine: GraphEngine, objective: Objective) -> None:
         """This engine has proven right."""
@@ -129,6 +151,13 @@ class Memory:
     def __init__(self) -> None:
         self._known: dict[Hashable, Known] = {}
 
+    def whole(self, call: Call, leaves: Sequence[Tensor], limit: int | None) -> Any:
+        """See `Known.whole`."""
+        if not self._known or in_transform():
+            return None
+        known = self.of(call, leaves)
+        return None if known is None else known.whole(call, leaves, limit)
+
     def of(self, call: Call, leaves: Sequence[Tensor]) -> Known | None:
         """What is known of calls like this one; None where nothing is kept."""
         kind = call.kind(leaves)
@@ -137,8 +166,3 @@ class Memory:
         if kind not in self._known:
             self._known[kind] = Known(call)
         return self._known[kind]
-
-
-def is_plain(objective: Objective) -> bool:
-    """Whether nothing was met of which what is proven elsewhere says nothing."""
-    return not (objective.singular or objective.undefined or objective.detached or objective.escaped)

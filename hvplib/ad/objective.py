@@ -41,6 +41,7 @@ class Objective:
         used: Names of the remedies that were met, over all evaluations.
         singular: Whether an evaluation met a point where torch's formulas break down (see `singular`).
         undefined: Whether it was one where torch has no subgradient convention either.
+        decides: Whether func decides by the numbers in a tensor.
         coarse: Dtypes coarser than float64 that func computes in.
         detached: Whether func cut a graph by `.detach()`.
         escaped: Whether func turned a tensor into plain numbers, or computed under no_grad.
@@ -72,6 +73,7 @@ class Objective:
         self.used: set[str] = set()
         self.singular = False
         self.undefined = False
+        self.decides = False
         self.coarse: set[torch.dtype] = set()
         self.clones_inference = False
         self.detached = False

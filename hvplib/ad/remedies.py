@@ -156,6 +156,11 @@ def _escape(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[
     return mode.objective.stops.value(lambda: func(*args, **kwargs), numbers=True)
 
 
+def _decide(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    mode.objective.decides = True
+    return func(*args, **kwargs)
+
+
 def _math_attention(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     mode.objective.used.add("math attention")
     with sdpa_kernel(SDPBackend.MATH):
@@ -273,5 +278,9 @@ _handlers: dict[Any, Handler | None] = {
     _GRAD: _refuse_grad,
     Tensor.register_hook: _watched_hook,
     **dict.fromkeys([Tensor.detach, torch.detach, _DATA], _stop),
+    **dict.fromkeys(
+        [Tensor.__bool__, Tensor.__int__, Tensor.__index__, torch.is_nonzero, torch.equal], _decide
+    ),
+    **dict.fromkeys([Tensor.is_nonzero, Tensor.equal, torch.allclose, Tensor.allclose], _decide),
     **dict.fromkeys([Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.numpy, Tensor.__array__], _escape),
 }

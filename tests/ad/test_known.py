@@ -14,6 +14,8 @@ import hvplib.ad.row_source as sources
 from hvplib import DerivativeError, hessian
 from hvplib.ad.known import Memory
 from hvplib.ad.recorded import RecordedEngine
+from hvplib.ad.recorded_hessian import RecordedHessian
+from hvplib.ad.trace.unit_rows import UnitRows
 from tests.ad.problems import normal, relative
 
 CALLS = 9  # the record is made and proven within six
@@ -35,16 +37,21 @@ def proofs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How often rows came from a record."""
+    """How often rows came from a record: all of them at once, or the product."""
     made: list[int] = []
-    known = sources.known_rows
+    known, whole = sources.known_rows, RecordedHessian.__call__
 
     def counted(engine: Any, *args: Any) -> Any:
         if isinstance(engine, RecordedEngine):
             made.append(1)
         return known(engine, *args)
 
+    def counted_whole(self: RecordedHessian, *args: Any) -> Any:
+        made.append(1)
+        return whole(self, *args)
+
     monkeypatch.setattr("hvplib.ad.dense.known_rows", counted)
+    monkeypatch.setattr(RecordedHessian, "__call__", counted_whole)
     return made
 
 
@@ -204,17 +211,24 @@ def test_graphs_and_transforms_are_as_ever() -> None:
 
 def test_chunk_sizes_are_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
     widths: list[int] = []
-    block = RecordedEngine.block
+    rows, block = UnitRows.__call__, RecordedEngine.block
 
-    def watched(self: RecordedEngine, tangents: Any, width: int) -> Any:
+    def watched(self: UnitRows, *args: Any) -> Any:
+        chunk = rows(self, *args)
+        widths.append(len(chunk[0]))
+        return chunk
+
+    def watched_block(self: RecordedEngine, tangents: Any, width: int) -> Any:
         widths.append(width)
         return block(self, tangents, width)
 
-    monkeypatch.setattr(RecordedEngine, "block", watched)
-    of = hessian(quartic, chunk_size=4)
+    monkeypatch.setattr(UnitRows, "__call__", watched)
+    monkeypatch.setattr(RecordedEngine, "block", watched_block)
+    of, part = hessian(quartic, chunk_size=4), hessian(quartic, chunk_size=4, rows=range(10))
     for call in range(CALLS):
         x = normal(10, seed=call)
         assert relative([of(x)], [quartic_hessian(x)]) < 1e-13
+        assert relative([part(x)], [quartic_hessian(x)]) < 1e-13
     assert set(widths) == {4} and len(widths) % 3 == 0
 
 
@@ -226,7 +240,11 @@ def test_a_record_backs_off_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
         return block(self, tangents, width)
 
+    def starved_rows(*_: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
     monkeypatch.setattr(RecordedEngine, "block", starved)
+    monkeypatch.setattr(UnitRows, "__call__", starved_rows)
     of = hessian(quartic)
     for call in range(CALLS):
         x = normal(10, seed=call)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 import torch.fx as fx
@@ -11,9 +12,11 @@ from torch import Tensor
 from hvplib.ad.guard import derivative
 from hvplib.ad.trace.compiled import compiled
 from hvplib.ad.trace.emit import emit
+from hvplib.ad.trace.linear import LinearMap
 from hvplib.ad.trace.replay import Program, pure_record, same_numbers
-from hvplib.ad.trace.split import split
+from hvplib.ad.trace.split import only, split
 from hvplib.ad.trace.tidy import tidy
+from hvplib.ad.trace.total import is_total
 from hvplib.ad.transforms import unseen, without_fallback
 from hvplib.errors import TraceError
 
@@ -54,11 +57,14 @@ class SecondOrder:
         first = 1 + len(leaves)
         parts = split(made.graph, inputs[len(leaves) + len(data) :], outputs[:first], outputs[first:])
         self._first = first
+        self._parts = parts
+        self._primal_traits = parts.traits(made.traits, parts.primal)
         self._linearize: Callable[..., Sequence[Tensor]] = emit(
-            parts.primal, made.constants, parts.traits(made.traits, parts.primal), apart=first
+            parts.primal, made.constants, self._primal_traits, apart=first
         )
+        self._tangent_traits = parts.traits(made.traits, parts.tangent)
         self._multiply: Callable[..., Sequence[Tensor]] = emit(
-            parts.tangent, made.constants, parts.traits(made.traits, parts.tangent)
+            parts.tangent, made.constants, self._tangent_traits
         )
         if compile:
             point = [*leaves, *data]
@@ -76,6 +82,34 @@ class SecondOrder:
         """f, ∇f, and what `multiply` needs of the point."""
         results = self._linearize(*leaves, *data)
         return results[0], list(results[1 : self._first]), list(results[self._first :])
+
+    def value(self, leaves: Sequence[Tensor], data: Sequence[Tensor]) -> Tensor:
+        """f alone."""
+        return self._value(*leaves, *data)[0]
+
+    def residuals(self, leaves: Sequence[Tensor], data: Sequence[Tensor]) -> list[Tensor]:
+        """What `multiply` needs of the point, alone."""
+        return list(self._residuals(*leaves, *data))
+
+    @cached_property
+    def _value(self) -> Callable[..., Sequence[Tensor]]:
+        graph, traits = only(self._parts.primal, self._primal_traits, slice(0, 1))
+        return emit(graph, self._record.constants, traits)
+
+    @cached_property
+    def _residuals(self) -> Callable[..., Sequence[Tensor]]:
+        graph, traits = only(self._parts.primal, self._primal_traits, slice(self._first, None))
+        return emit(graph, self._record.constants, traits, apart=0)
+
+    @property
+    def is_total(self) -> bool:
+        """Whether computing f raises nothing, whatever the numbers in x are."""
+        return is_total(self._parts.primal)
+
+    @property
+    def products(self) -> LinearMap:
+        """`multiply` as a map that can be looked into."""
+        return LinearMap(self._parts.tangent, self._record.constants, self._tangent_traits, self._first - 1)
 
     def multiply(self, residuals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Sequence[Tensor]:
         """∇²f v."""

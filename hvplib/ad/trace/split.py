@@ -9,7 +9,7 @@ import torch.fx as fx
 
 from hvplib.ad.trace.recorder import Trait
 
-__all__ = ["Split", "split"]
+__all__ = ["Split", "only", "split"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,16 @@ def split(
     tangent, more = _copied(graph, [*residuals, *tangents], body, products)
     origin = {copy: node for node, copy in (*copies.items(), *more.items())}
     return Split(primal, tangent, residuals, origin)
+
+
+def only(
+    graph: fx.Graph, traits: Mapping[fx.Node, Trait], outputs: slice
+) -> tuple[fx.Graph, dict[fx.Node, Trait]]:
+    """The part of a graph that computes some of its outputs, with the same inputs."""
+    ends = list(next(iter(reversed(graph.nodes))).args[0])[outputs]
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    part, copies = _copied(graph, inputs, list(_ancestors(ends)), ends)
+    return part, {copy: traits[node] for node, copy in copies.items() if node in traits}
 
 
 def _ancestors(ends: Sequence[fx.Node], within: set[fx.Node] | None = None) -> set[fx.Node]:

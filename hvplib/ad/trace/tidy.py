@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.fx as fx
 
+from hvplib.ad.trace.constants import fold_constants
 from hvplib.ad.trace.exact import fold_signs_and_powers_of_two
 from hvplib.ad.trace.recorder import Trait
 from hvplib.ad.trace.views import broadcasts, simplify_views
@@ -28,6 +29,7 @@ def tidy(graph: fx.Graph, traits: Traits, constants: MutableMapping[str, torch.T
     passes: list[Callable[[], None]] = [
         lambda: simplify_views(graph, traits),
         lambda: merge_equal(graph),
+        lambda: fold_constants(graph, traits, constants),
         lambda: fold_signs_and_powers_of_two(graph, traits, constants),
         lambda: broadcasts(graph, traits),
         lambda: merge_equal(graph),
