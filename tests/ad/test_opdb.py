@@ -39,7 +39,7 @@ def verdicts_on(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "units_at_least"),
-    [("all", 775), ("first", 245), ("batched", 770), ("dense", 500)],
+    [("all", 775), ("first", 245), ("batched", 770), ("dense", 500), ("known", 500)],
 )
 def test_right_or_refused(database, mode, units_at_least, capsys):
     """At least 99.2 % right, nothing wrong, and each refusal names the operation."""

@@ -46,11 +46,22 @@ def purify(graph: fx.Graph, traits: Mapping[fx.Node, Trait]) -> bool:
 
 def _without_write(node: fx.Node, traits: Mapping[fx.Node, Trait]) -> Any:
     """The operation that computes what this one writes, if it gives a tensor of the same kind."""
-    name, _, overload = str(node.target).removeprefix("aten.").partition(".")
+    name = str(node.target).removeprefix("aten.").partition(".")[0]
     first = node.args[0] if node.args else None
     written = traits.get(first) if isinstance(first, fx.Node) else None
     packet = getattr(torch.ops.aten, name.removesuffix("_"), None)
     if not name.endswith("_") or written is None or not written.whole:
         return None
     alike = all(traits[other].dtype == written.dtype for other in node.all_input_nodes if other in traits)
-    return getattr(packet, overload, None) if alike else None
+    return _of_the_same_arguments(packet, node.target) if alike and packet is not None else None
+
+
+def _of_the_same_arguments(packet: Any, writing: Any) -> Any:
+    """The overload that takes what this one takes: names do not tell (`pow_.Scalar`, `pow.Tensor_Scalar`)."""
+    wanted = _arguments(writing)
+    overloads = (getattr(packet, name) for name in packet.overloads())
+    return next((o for o in overloads if _arguments(o) == wanted and not writes(o)), None)
+
+
+def _arguments(target: Any) -> list[tuple[str, str]]:
+    return [(argument.name, str(argument.type)) for argument in target._schema.arguments]

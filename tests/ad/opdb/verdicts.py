@@ -18,11 +18,13 @@ from tests.ad.opdb.reference import Function, Reference, flat, reference, second
 from tests.ad.opdb.units import Sample, Unit, scalar, with_first_only
 
 # All primals against the reference; the first primal only, the others constant; a block of products against
-# the loop; the dense Hessian, which is assembled by vmap, against products.
-MODES = ("all", "first", "batched", "dense")
+# the loop; the dense Hessian, which is assembled by vmap, against products; and that of a function called
+# before, which is recorded where it can be, in chunks.
+MODES = ("all", "first", "batched", "dense", "known")
 RTOL = 1e-6
 BATCH_RTOL = 1e-12
 MAX_DENSE = 64
+_BEFORE, _CHUNK = 6, 5
 # Of a value or gradient of size 1 this much is rounding in a second derivative that is zero.
 ROUNDING = 1e-12
 # From best to worst; a unit gets the worst verdict of its samples.
@@ -116,8 +118,8 @@ def _judge_sample(sample: Sample, strategy: str, mode: str) -> tuple[str, str, f
     v, u = _tangents(primals, 2), _tangents(primals, 3)
     if mode == "batched":
         return _judge_batched(fresh(), primals, strategy)
-    if mode == "dense":
-        return _judge_dense(fresh, primals, strategy)
+    if mode in ("dense", "known"):
+        return _judge_dense(fresh, primals, strategy, before=_BEFORE if mode == "known" else 0)
     truth = reference(fresh, primals, v, u)
     if not bool(torch.isfinite(truth.product).all()):
         return "unjudged", "the reference is not finite", 0.0
@@ -189,9 +191,16 @@ def _judge_batched(f: Function, primals: Sequence[Tensor], strategy: str) -> tup
 
 
 def _judge_dense(
-    fresh: Callable[[], Function], primals: Sequence[Tensor], strategy: str
+    fresh: Callable[[], Function], primals: Sequence[Tensor], strategy: str, before: int
 ) -> tuple[str, str, float]:
-    """Whether the dense Hessian times a vector equals the product with that vector."""
+    """Whether the dense Hessian times a vector equals the product with that vector.
+
+    Args:
+        fresh: Makes the function.
+        primals: The point.
+        strategy: As for `hessian`.
+        before: How often it has been called before.
+    """
     size = sum(x.numel() for x in primals)
     if size > MAX_DENSE:
         return "unjudged", f"more than {MAX_DENSE} numbers", 0.0
@@ -202,9 +211,12 @@ def _judge_dense(
         return "unjudged", f"no single product: {type(error).__name__}: {_line(error)}", 0.0
     if not bool(torch.isfinite(single).all()):
         return "unjudged", "the single products are not finite", 0.0
-    torch.manual_seed(0)
+    argnums = tuple(range(len(primals)))
+    of = hvplib.hessian(fresh(), argnums, strategy=strategy, chunk_size=_CHUNK if before else "auto")
     try:
-        blocks = hvplib.hessian(fresh(), argnums=tuple(range(len(primals))), strategy=strategy)(*primals)
+        for _ in range(1 + before):
+            torch.manual_seed(0)
+            blocks = of(*primals)
     except DerivativeError as error:
         return "refused", f"DerivativeError(op={error.op}): {_line(error)}", 0.0
     except Exception as error:

@@ -40,7 +40,12 @@ def starts_empty(x: Tensor) -> list[Tensor]:
     return [torch.empty_like(x).copy_(x) * 2, torch.zeros_like(x).add_(x, alpha=0.3)]
 
 
-@pytest.mark.parametrize("compute", [accumulates, seen_before, starts_empty])
+def overloads_of_other_names(x: Tensor) -> list[Tensor]:
+    """`pow_.Scalar` is `pow.Tensor_Scalar`."""
+    return [(x * 2).square_(), (x * 3).pow_(2.5), (x * 2).clamp_(min=W)]
+
+
+@pytest.mark.parametrize("compute", [accumulates, seen_before, starts_empty, overloads_of_other_names])
 def test_writes_become_values(compute: Callable[..., list[Tensor]]) -> None:
     result = made(compute, X)
     assert any(map(writes, calls(result)))
@@ -55,6 +60,10 @@ def looked_at_afterwards_through_a_view(x: Tensor) -> list[Tensor]:
     z = y[1:]
     y.add_(1)
     return [y, z * 1]
+
+
+def an_operation_that_takes_its_arguments_in_another_order(x: Tensor) -> list[Tensor]:
+    return [(x * 2).polygamma_(1)]
 
 
 def looked_at_afterwards_through_an_alias(x: Tensor) -> list[Tensor]:
@@ -106,6 +115,7 @@ def into_an_output(x: Tensor) -> list[Tensor]:
     "compute",
     [
         through_a_view_that_is_written,
+        an_operation_that_takes_its_arguments_in_another_order,
         looked_at_afterwards_through_a_view,
         looked_at_afterwards_through_an_alias,
         returned_by_its_old_name,
