@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from hvplib.ad.graph import GraphFacts, graph_facts
+from hvplib.ad.derivatives import looks
+from hvplib.ad.graph import graph_facts
 from hvplib.ad.leaves import fresh
-from hvplib.ad.objective import Objective
+from hvplib.ad.objective import Objective, scalar
 from hvplib.ad.randomness import NoRandomness
 from hvplib.ad.trace.second_order import SecondOrder
 from hvplib.ad.verify import probes
@@ -25,7 +26,7 @@ _SMALLEST = 1e-2  # of these units
 
 
 class Beside:
-    """Whether a record is func: has its value, bit for bit, beside the point.
+    """Whether a record is func: has its value beside the point, bit for bit, by the same operations.
 
     Not at the point: λ ‖x‖² is 0 at 0 for every λ, and what func reads beside its arguments may have changed
     since. There too only where func might raise: what does nothing but arithmetic with its numbers does the
@@ -34,11 +35,14 @@ class Beside:
 
     Args:
         program: The record.
+        looks: What func looked like when it was recorded.
         leaves: Primals of the kind that it is for.
     """
 
-    def __init__(self, program: SecondOrder, leaves: Sequence[Tensor]) -> None:
+    def __init__(self, program: SecondOrder, looks: Hashable, leaves: Sequence[Tensor]) -> None:
         self._program = program
+        self._looks = looks
+        self._captures: bool | None = None
         (self._direction,) = probes(leaves, 1, seed=2)
         self._is_total = program.is_total
         self._spec = tree_flatten(tuple(leaves))[1]
@@ -77,15 +81,15 @@ class Beside:
             output = objective.evaluate(own, "plain")
         if not isinstance(output, Tensor) or output.numel() != 1 or output.dtype != leaves[0].dtype:
             return None
-        facts = graph_facts(output, own) if output.requires_grad else GraphFacts()
-        if not is_plain(objective) or objective.decides or objective.hooked or facts.custom or facts.stale:
+        value = scalar(output)
+        if not is_plain(objective) or objective.decides or looks(objective, value) != self._looks:
             return None
-        if grad_mode and facts.captured:
+        if self._captures is None:  # the same for all graphs that look alike
+            self._captures = graph_facts(value, own).captured
+        if self._captures and grad_mode:
             return None  # the Hessian is to carry a graph
-        value = output.item()
-        if not _same(recorded.item(), value):
-            return None
-        return output.shape, math.isfinite(value)
+        number = value.item()
+        return (output.shape, math.isfinite(number)) if _same(recorded.item(), number) else None
 
 
 def _same(left: float, right: float) -> bool:

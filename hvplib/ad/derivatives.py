@@ -100,8 +100,11 @@ class Derivatives:
         return model
 
     @property
-    def program(self) -> SecondOrder | None:
-        """The program for primals and data of the first kind that came, once it has proven right."""
+    def proven(self) -> tuple[SecondOrder, Hashable] | None:
+        """The program for primals and data of the first kind that came, once it has proven right.
+
+        With it what the function `looks` like.
+        """
         first = next(iter(self._families.values()), None)
         return None if first is None else first.proven
 
@@ -128,9 +131,9 @@ class _Family:
         self.program: SecondOrder | None = None
 
     @property
-    def proven(self) -> SecondOrder | None:
-        """The program, once it has proven right."""
-        return self.program if self._proven else None
+    def proven(self) -> tuple[SecondOrder, Hashable] | None:
+        """The program, once it has proven right, and the looks of its function."""
+        return (self.program, self.looks) if self._proven and self.program is not None else None
 
     def learn(self, model: LocalModel, primals: Any, data: tuple[Any, ...]) -> None:
         """Take note of a local model that was made without a program: record, or hold the record to it."""

@@ -92,11 +92,11 @@ class Known:
             leaves: Its primals.
             limit: The most rows at a time, if there is a limit.
         """
-        program = self._derivatives.program
-        if program is None or not program.holds or not nothing_special():
+        proven = self._derivatives.proven
+        if proven is None or not proven[0].holds or not nothing_special():
             return None
         if self._record is None:
-            self._record = WholeRecord(program, leaves, call.spec, limit)
+            self._record = WholeRecord(*proven, leaves, call.spec, limit)
         return self._record.hessian(lambda *xs: call.at(xs), leaves, tensors_of(call.rest))
 
     def engine(self, call: Call, leaves: Sequence[Tensor], value: Tensor, probe: Objective) -> Engine | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ class WholeRecord:
 
     Args:
         program: The record of the function.
+        looks: What the function looks like.
         leaves: Primals of the kind that it is for.
         spec: Their structure.
         limit: The most rows at a time, if there is a limit.
@@ -37,13 +38,14 @@ class WholeRecord:
     def __init__(
         self,
         program: SecondOrder,
+        looks: Hashable,
         leaves: Sequence[Tensor],
         spec: TreeSpec,
         limit: int | None,
     ) -> None:
         self._program = program
         self._limit = limit
-        self._beside = Beside(program, leaves)
+        self._beside = Beside(program, looks, leaves)
         self._structure = Structure(spec)
         self._shapes = [x.shape for x in leaves]
         size = sum(x.numel() for x in leaves)

@@ -9,9 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 from hvplib.ad.beside import Beside
+from hvplib.ad.derivatives import looks
 from hvplib.ad.guard import derivative
+from hvplib.ad.leaves import fresh
+from hvplib.ad.objective import Objective
+from hvplib.ad.randomness import NoRandomness
 from hvplib.ad.trace.second_order import SecondOrder
 from tests.ad.problems import F64, Cube, normal
 
@@ -29,7 +34,9 @@ def beside(func: Callable[..., Tensor], *, at: Tensor | None = None) -> Beside:
             (product,) = torch.autograd.grad(gradient, x, v)
         return [value.reshape(()), gradient, product]
 
-    return Beside(SecondOrder(compute, [x], [], [normal(3, seed=2)]), [x])
+    objective = Objective(func, tree_flatten((x,))[1], noise=NoRandomness())
+    value = objective([fresh(x)], "plain")
+    return Beside(SecondOrder(compute, [x], [], [normal(3, seed=2)]), looks(objective, value), [x])
 
 
 def shape(of: Beside, func: Callable[..., Any], x: Tensor) -> torch.Size | None:
@@ -42,9 +49,9 @@ def square(x: Tensor) -> Tensor:
 
 
 def test_the_function_itself_is_known_again() -> None:
-    of = beside(square)
-    assert shape(of, square, normal(3, seed=3)) == ()
-    assert shape(of, lambda x: square(x).reshape(1, 1), normal(3, seed=3)) == (1, 1)
+    assert shape(beside(square), square, normal(3, seed=3)) == ()
+    func = lambda x: square(x).reshape(1, 1)  # noqa: E731
+    assert shape(beside(func), func, normal(3, seed=3)) == (1, 1)
 
 
 @pytest.mark.parametrize("x", [ZERO, normal(3, seed=3)], ids=["zero", "elsewhere"])
@@ -58,6 +65,7 @@ def test_another_function_is_told_where_the_value_is_the_same(x: Tensor) -> None
     "func",
     [
         lambda x: x.detach() @ x,
+        lambda x: square(torch.empty_like(x).copy_(x)),
         lambda x: square(x) * float(x[0] / x[0].detach()),
         lambda x: square(x) if x[0] < 7 else x.sum(),
         lambda x: [square(x)],
@@ -65,7 +73,7 @@ def test_another_function_is_told_where_the_value_is_the_same(x: Tensor) -> None
         lambda x: square(x).float(),
         lambda x: torch.linalg.cholesky(-torch.eye(3)).sum() + square(x),
     ],
-    ids=["stop-gradient", "number", "branch", "container", "vector", "dtype", "raises"],
+    ids=["stop-gradient", "a copy", "number", "branch", "container", "vector", "dtype", "raises"],
 )
 def test_the_same_value_by_other_means_is_not_believed(func: Any) -> None:
     assert shape(beside(square), func, normal(3, seed=3)) is None
@@ -87,10 +95,11 @@ def test_custom_functions_and_hooks_are_not_believed() -> None:
 
 def test_where_the_result_is_to_carry_a_graph_it_is_left_to_others() -> None:
     factor = torch.ones((), dtype=F64, requires_grad=True)
-    of = beside(lambda x: factor.detach() * square(x))
-    assert shape(of, lambda x: factor * square(x), normal(3, seed=3)) is None
+    func = lambda x: factor * square(x)  # noqa: E731
+    of = beside(func)
+    assert shape(of, func, normal(3, seed=3)) is None
     with torch.no_grad():
-        assert shape(of, lambda x: factor * square(x), normal(3, seed=3)) == ()
+        assert shape(of, func, normal(3, seed=3)) == ()
 
 
 @pytest.mark.parametrize(
