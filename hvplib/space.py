@@ -70,6 +70,7 @@ class Space:
         size: n, their sum.
         dtype, device: Of a flat vector.
         uniform: Whether they are those of every leaf.
+        flat: Whether the only leaf is a flat vector itself.
 
     Example:
         >>> import torch
@@ -97,6 +98,7 @@ class Space:
         self.dtype = reduce(torch.promote_types, dtypes, torch.float32)
         self.device = self.devices[0]
         self.uniform = set(self.dtypes) == {self.dtype} and set(self.devices) == {self.device}
+        self.flat = self.uniform and self.shapes == ((self.size,),)
 
     def __repr__(self) -> str:
         return f"Space(size={self.size}, dtype={self.dtype}, device={str(self.device)!r})"
@@ -176,6 +178,8 @@ class Space:
         """The pytree of a vector (n,): each leaf in its own shape, dtype and device; views where possible."""
         if vector.shape != (self.size,):
             raise ValueError(f"vector must have shape ({self.size},), got {tuple(vector.shape)}")
+        if self.flat:
+            return self.structure.tree([vector])
         parts = vector.split_with_sizes(self.sizes) if len(self.sizes) > 1 else [vector]
         # Numbers one by one: torch takes as long to read a torch.Size as to make the view.
         return self._tree(

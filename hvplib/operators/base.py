@@ -127,7 +127,7 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy carries no types
 
     def _vector_product(self, x: Tensor) -> Tensor:
         self.num_matvecs += 1
-        return self._matvec_torch(x.detach()).detach()
+        return _detached(self._matvec_torch(_detached(x)))
 
     def _tree_product(self, x: Any) -> Any:
         self.num_matvecs += 1
@@ -135,11 +135,11 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy carries no types
 
     def _product(self, X: Tensor) -> Tensor:
         self.num_matvecs += X.shape[1]
-        return self._matmat_torch(X.detach()).detach()
+        return _detached(self._matmat_torch(_detached(X)))
 
     def _rproduct(self, X: Tensor) -> Tensor:
         self.num_matvecs += X.shape[1]
-        return self._rmatmat_torch(X.detach()).detach()
+        return _detached(self._rmatmat_torch(_detached(X)))
 
     def __matmul__(self, other: Any) -> Any:
         if isinstance(other, Tensor | np.ndarray) and other.ndim:
@@ -302,6 +302,11 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy carries no types
         if isinstance(other, Tensor | np.ndarray):
             return basic.Matrix(other, device=self.device)
         raise TypeError(f"expected an operator or a matrix, got {type(other).__name__}")
+
+
+def _detached(x: Tensor) -> Tensor:
+    """x without history; itself where it has none, which saves a call."""
+    return x.detach() if x.requires_grad else x
 
 
 def _real(x: Any) -> float:

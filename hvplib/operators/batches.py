@@ -157,10 +157,11 @@ class BatchSum:
 
     def product(self, X: Tensor) -> Tensor:
         """Σ_b w_b H_b X for X (n, k); the batches are the outer loop, so that a block pays for each once."""
-        if X.shape[1] == 0:
-            return X.clone()
-        if X.shape[1] == 1:
+        count = X.shape[1]
+        if count == 1:
             return self.vector(X.squeeze(1)).unsqueeze(1)
+        if count == 0:
+            return X.clone()
         return _weighted_sum(
             (self._block(term, X, nbytes), weight) for term, weight, nbytes in self.live_terms()
         )
@@ -169,10 +170,18 @@ class BatchSum:
         """Σ_b w_b H_b x for x (n,)."""
         tangent = self._space.unflatten(x)
         if self.only is not None:
-            return self._space.flatten(self.only.hvp(tangent))
+            return self._own(self.only.hvp(tangent), x)
         return _weighted_sum(
-            (self._space.flatten(term.hvp(tangent)), weight) for term, weight, _ in self.live_terms()
+            (self._own(term.hvp(tangent), x), weight) for term, weight, _ in self.live_terms()
         )
+
+    def _own(self, product: Any, x: Tensor) -> Tensor:
+        """The vector of a product with x, in memory of its own: not copied where it is that already."""
+        if self._space.flat:
+            (leaf,) = self._space.structure.leaves(product) or [x]
+            if leaf.is_contiguous() and leaf.data_ptr() != x.data_ptr():
+                return leaf
+        return self._space.flatten(product)
 
     def _block(self, term: Term, X: Tensor, nbytes: int) -> Tensor:
         """H_b X, so many columns at a time as memory allows."""
@@ -301,14 +310,26 @@ def in_chunks(product: Callable[[Tensor], Tensor], X: Tensor, rows: int, nbytes:
         nbytes: Bytes that a product works on for each column, beside the columns themselves.
     """
     count = X.shape[1]
-    result = torch.empty(count, rows, dtype=X.dtype, device=X.device).mT
+    result: Tensor | None = None
 
     def run(start: int, stop: int) -> None:
-        result[:, start:stop] = product(X[:, start:stop])
+        nonlocal result
+        part = product(X[:, start:stop])
+        if stop - start == count and part.mT.is_contiguous():
+            result = part
+            return
+        if result is None:
+            result = _empty(rows, count, X)
+        result[:, start:stop] = part
 
     per_vector = nbytes + (X.shape[0] + rows) * X.element_size()
     with_backoff(run, count, chunk_width(per_vector, count, X.device))
-    return result
+    return _empty(rows, count, X) if result is None else result
+
+
+def _empty(rows: int, count: int, like: Tensor) -> Tensor:
+    """A block (rows, count), stored as the others are."""
+    return torch.empty(count, rows, dtype=like.dtype, device=like.device).mT
 
 
 def _nothing(_nbytes: int) -> bool:

@@ -100,6 +100,7 @@ class DataOperator(Operator):
             f"{name} keeps one noise, or the statistics of each batch" for name in noisy_modules
         )
         self.total_weight = self._sum.total_weight
+        self._divisor = self.total_weight if options.reduction == "mean" else 1.0
 
     @property
     def report(self) -> Report | None:
@@ -115,10 +116,6 @@ class DataOperator(Operator):
     def num_kept(self) -> int:
         """How many batches stay differentiated from product to product."""
         return self._sum.num_kept
-
-    @property
-    def _divisor(self) -> float:
-        return self.total_weight if self._options.reduction == "mean" else 1.0
 
     def _matmat_torch(self, X: Tensor) -> Tensor:
         return self._divided(self._sum.product(X))

@@ -73,8 +73,7 @@ class Point:
             Ended: They are more than are left, time is up, or Ctrl-C came.
         """
         self._objective.spend(V.shape[1])
-        product: Tensor = self.operator @ V
-        return product
+        return self.operator._product(V)
 
 
 class Objective:
