@@ -1,14 +1,16 @@
 """What `minimize` adds to the products that it makes: `python -m benchmarks.solver_overhead`.
 
-The bare engine is `local_model(f, x, engine="record").hvp`, already recorded, at the points and with the vectors of
-the minimisation; blocks (of `trust-exact`, and of the certificate of up to 64 unknowns) are held against its
-`hvp_block`. A call is one vector or one block. Three ratios to the time of the bare engine:
+A call is a product with one vector, or with one block (of `trust-exact`, and of the certificate of up to 64
+unknowns). All columns but the first four are ratios:
 
-* a product: a call as the solver makes it, accounts, limits and conversions included, beside the bare call for the
-  same vector in turns; the median over the calls.
-* inside products: all of them together, of a run by itself, with what recording takes.
-* all but points: the whole of that run but the evaluations of value and gradient: steps, small problems, recycling,
-  the certificate, and the verification before the first product.
+* own engine: a call as the solver makes it, accounts, limits and conversions included, to a call of the
+  `LocalModel` that it ends in, in turns and with the same vector; the median over the calls.
+* recorded: the same, to a new `local_model(f, x, engine="record")` there, recorded before. The first
+  points of a run are multiplied by graphs, which this does not forgive.
+* inside products: all of them together, of a run by itself, to as many calls of the latter: recording counts.
+* all but points: the whole of that run but the evaluations of value and gradient: steps, small problems,
+  recycling, the certificate, and the verification before the first product.
+* whole: the run.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -27,14 +30,17 @@ from benchmarks.minimisers import MAX_ITER
 from benchmarks.problems import CLASSICAL, Minimisation
 from benchmarks.tables import arguments, figure, limited, prepare, publish, table
 from benchmarks.timing import clock
+from hvplib.ad.local_model import LocalModel
 from hvplib.optim import minimize
 from hvplib.optim.evaluation import Objective, Point
 from hvplib.optim.methods import NAMES
 
-# Points at which bare engines are made, spread over the run: making one takes as long as hundreds of products.
+# Points at which engines are recorded, spread over the run: each takes as long as hundreds of products.
 _POINTS = 12
+# Unknowns up to which the dense method is run.
 _DENSE = 600
-COLUMNS = ("n", "points", "calls", "bare, µs", "a product", "inside products", "all but points")
+COLUMNS = ("n", "points", "calls", "recorded, µs", "a call, to its own engine's", "to a recorded one's")
+COLUMNS += ("inside products", "all but points", "whole")
 
 
 @dataclass
@@ -49,21 +55,16 @@ class Spent:
 
 
 @dataclass
-class Pairs:
-    """Seconds of calls as the solver makes them, and of the bare engine's for the same vectors."""
+class Calls:
+    """Seconds of calls for the same vectors: the solver's, of its own engine, of a recorded one."""
 
     solver: list[float] = field(default_factory=list)
-    bare: list[float] = field(default_factory=list)
+    own: list[float] = field(default_factory=list)
+    recorded: list[float] = field(default_factory=list)
 
-    @property
-    def ratio(self) -> float:
+    def ratio(self, to: list[float]) -> float:
         """The median of the quotients."""
-        return statistics.median(own / of for own, of in zip(self.solver, self.bare, strict=True))
-
-    @property
-    def unit(self) -> float:
-        """Seconds of a bare call, the mean over the calls."""
-        return statistics.fmean(self.bare)
+        return statistics.median(a / b for a, b in zip(self.solver, to, strict=True))
 
 
 def minimised(problem: Minimisation, method: str) -> Any:
@@ -98,7 +99,7 @@ def spent(problem: Minimisation, method: str) -> Spent:
 
 
 class Beside:
-    """In place of `Point.hvp`: the solver's call, and at some of its points the bare engine's beside it.
+    """In place of `Point.hvp`: the solver's call, and at some of its points those of bare engines beside it.
 
     Args:
         problem: What is minimised.
@@ -106,44 +107,51 @@ class Beside:
     """
 
     def __init__(self, problem: Minimisation, every: int) -> None:
-        self.pairs = Pairs()
+        self.calls = Calls()
         self._problem, self._every = problem, every
         self._points = 0
         self._point: Point | None = None
-        self._bare: Callable[[Tensor], object] | None = None
+        self._bare: list[Callable[[Tensor], object]] = []
 
     def __call__(self, call: Callable[[Point, Tensor], Tensor], point: Point, V: Tensor) -> Tensor:
         if point is not self._point:
             self._point, self._points = point, self._points + 1
-            self._bare = None if self._points % self._every else self._engine(point, V)
-        if self._bare is None:
+            self._bare = [] if self._points % self._every else self._engines(point, V)
+        if not self._bare:
             return call(point, V)
-        bare_first = len(self.pairs.bare) % 2
-        if bare_first:
-            self.pairs.bare.append(timed(self._bare, V)[0])
-        seconds, product = timed(call, point, V)
-        self.pairs.solver.append(seconds)
-        if not bare_first:
-            self.pairs.bare.append(timed(self._bare, V)[0])
+        product = None
+
+        def solver(V: Tensor) -> None:
+            nonlocal product
+            product = call(point, V)
+
+        turns = list(zip((solver, *self._bare), vars(self.calls).values(), strict=True))
+        first = len(self.calls.solver) % len(turns)
+        for contender, seconds in turns[first:] + turns[:first]:
+            seconds.append(timed(contender, V)[0])
+        assert product is not None
         return product
 
-    def _engine(self, point: Point, V: Tensor) -> Callable[[Tensor], object]:
-        """The bare engine at this point, recorded."""
-        model = hvplib.local_model(self._problem.func, point.x, engine="record", verify=False)
-
-        def bare(V: Tensor) -> object:
-            return model.hvp(V[:, 0]) if V.shape[1] == 1 else model.hvp_block(V.mT)
-
-        bare(V)
-        return bare
+    def _engines(self, point: Point, V: Tensor) -> list[Callable[[Tensor], object]]:
+        """The point's own engine, and one that is recorded; both have multiplied before."""
+        recorded = hvplib.local_model(self._problem.func, point.x, engine="record", verify=False)
+        engines = [partial(multiplied, model) for model in (point.operator._sum.only, recorded)]
+        for engine in engines:
+            engine(V)
+        return engines
 
 
-def paired(problem: Minimisation, method: str, points: int) -> Pairs:
-    """The same run, with the bare engine beside the solver's calls."""
-    beside, hvp = Beside(problem, max(1, points // _POINTS)), Point.hvp
-    with patch.object(Point, "hvp", lambda point, V: beside(hvp, point, V)):
+def multiplied(model: LocalModel, V: Tensor) -> object:
+    """The products of a model with one vector or several (n, k)."""
+    return model.hvp(V[:, 0]) if V.shape[1] == 1 else model.hvp_block(V.mT)
+
+
+def beside(problem: Minimisation, method: str, points: int) -> Calls:
+    """The same run, with the bare engines beside the solver's calls."""
+    watch, hvp = Beside(problem, max(1, points // _POINTS)), Point.hvp
+    with patch.object(Point, "hvp", lambda point, V: watch(hvp, point, V)):
         minimised(problem, method)
-    return beside.pairs
+    return watch.calls
 
 
 def row(problem: Minimisation, method: str, rounds: int) -> list[float]:
@@ -152,12 +160,11 @@ def row(problem: Minimisation, method: str, rounds: int) -> list[float]:
     numbers = []
     for _ in range(rounds):
         run = spent(problem, method)
-        pairs = paired(problem, method, run.points)
-        bare = pairs.unit * run.calls
-        rest = run.whole - run.evaluations
-        numbers.append(
-            (run.points, run.calls, 1e6 * pairs.unit, pairs.ratio, run.products / bare, rest / bare)
-        )
+        calls = beside(problem, method, run.points)
+        unit = statistics.fmean(calls.recorded)
+        sums = (run.products, run.whole - run.evaluations, run.whole)
+        ratios = (calls.ratio(calls.own), calls.ratio(calls.recorded))
+        numbers.append((run.points, run.calls, 1e6 * unit, *ratios, *(s / unit / run.calls for s in sums)))
     return [problem.size, *(statistics.median(column) for column in zip(*numbers, strict=True))]
 
 
@@ -171,7 +178,7 @@ def compare(problems: Sequence[str], method: str, rounds: int) -> str:
         rows[name] = row(problem, method, rounds)
         print(method, name, *map(figure, rows[name]), file=sys.stderr)
     cells = {
-        name: [f"{n:.0f}" for n in numbers[:3]] + list(map(figure, numbers[3:]))
+        name: [f"{n:.0f}" for n in numbers[:4]] + list(map(figure, numbers[4:]))
         for name, numbers in rows.items()
     }
     medians = [statistics.median(column) for column in zip(*rows.values(), strict=True)][4:]

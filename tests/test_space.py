@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 from hvplib.space import Space, Structure
 
@@ -27,6 +27,18 @@ def test_flatten_never_aliases_its_input() -> None:
     x = torch.zeros(3)
     Space.of(x).flatten(x).add_(1)
     assert x.sum() == 0
+
+
+def test_one_flat_vector_is_taken_as_it_is_and_given_as_a_copy() -> None:
+    x = torch.ones(3)
+    for tree in (x, (x,), {"x": x}):
+        space = Space.of(tree)
+        assert space.flat
+        (leaf,) = tree_leaves(space.unflatten(x))
+        assert leaf is x
+        assert space.flatten(tree).data_ptr() != x.data_ptr()
+    for other in (torch.ones(3, 1), torch.ones(3).half(), [x, x], torch.tensor(1.0)):
+        assert not Space.of(other).flat
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

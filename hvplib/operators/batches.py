@@ -178,7 +178,7 @@ class BatchSum:
     def _own(self, product: Any, x: Tensor) -> Tensor:
         """The vector of a product with x, in memory of its own: not copied where it is that already."""
         if self._space.flat:
-            (leaf,) = self._space.structure.leaves(product) or [x]
+            leaf: Tensor = (self._space.structure.leaves(product) or [x])[0]
             if leaf.is_contiguous() and leaf.data_ptr() != x.data_ptr():
                 return leaf
         return self._space.flatten(product)

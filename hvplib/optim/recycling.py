@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from hvplib.krylov.inner import EUCLIDEAN
 
 __all__ = ["NONE", "Block", "LimitedMemory", "Pairs", "Recycling", "Sample"]
 
@@ -14,12 +16,11 @@ Block = Callable[[Tensor], Tensor]
 
 
 class _Pair(NamedTuple):
-    """p and H p (n, 1); `sound` is 1 where this and all directions before it have positive curvature."""
+    """p and H p as a block (n, 2), and what their products with each other are (2, 2)."""
 
     number: int
-    p: Tensor
-    Hp: Tensor
-    sound: Tensor
+    block: Tensor
+    gram: Tensor
 
 
 class Pairs(NamedTuple):
@@ -47,20 +48,19 @@ class Sample:
         self._count = count
         self._stride = 1
         self._kept: list[_Pair] = []
+        self._grams: list[Tensor] = []  # of all directions of the run
         self._last: _Pair | None = None
 
     def add(self, v: Tensor, Hv: Tensor) -> None:
         """The next vector of the run (n, 1), and its product. Both may be overwritten afterwards."""
-        p, Hp, sound, number = v.clone(), Hv.clone(), torch.ones(1, device=v.device), 1
+        # Few calls, since one takes as long as a product of a small function has for all of its own.
+        block = torch.cat([v.mT, Hv.mT]).mT
         if (last := self._last) is not None:
-            share = _dot(last.Hp, v) / _dot(last.p, last.Hp)
-            p.addcmul_(last.p, share, value=-1)
-            Hp.addcmul_(last.Hp, share, value=-1)
-            sound, number = last.sound, last.number + 1
-        # Curvature that is so small beside ‖H p‖ would make a preconditioner that rounding spoils.
-        least = torch.finfo(p.dtype).eps ** 0.75
-        positive = _dot(p, Hp) > least * p.norm() * Hp.norm()
-        self._last = _Pair(number, p, Hp, sound * positive.to(sound))
+            share = EUCLIDEAN(last.block[:, 1:], block[:, :1]) / last.gram[:1, 1:]
+            block.addcmul_(last.block, share, value=-1)
+        gram = EUCLIDEAN(block, block)
+        self._grams.append(gram)
+        self._last = _Pair(len(self._grams), block, gram)
         self._keep(self._last)
 
     def _keep(self, pair: _Pair) -> None:
@@ -80,14 +80,14 @@ class Sample:
 
         None if there is none. The sample is empty afterwards. Costs two synchronisations.
         """
-        if not self._kept:
-            return None
-        sound = torch.cat([pair.sound for pair in self._kept]).tolist()
-        kept = [pair for pair, is_sound in zip(self._kept, sound, strict=True) if is_sound]
-        self._kept, self._last = [], None
+        kept, grams = self._kept, self._grams
+        self._kept, self._grams, self._last = [], [], None
+        sound = _convex(grams)
+        kept = [pair for pair in kept if pair.number <= sound]
         if not kept:
             return None
-        P, HP = (torch.cat(blocks, dim=1) for blocks in ([k.p for k in kept], [k.Hp for k in kept]))
+        blocks = torch.stack([pair.block.mT for pair in kept])
+        P, HP = blocks[:, 0].mT, blocks[:, 1].mT
         kept.clear()  # the copies are enough
         root = torch.linalg.vecdot(P, HP, dim=0).sqrt()
         P, HP = P.div_(root), HP.div_(root)
@@ -125,10 +125,10 @@ class LimitedMemory:
     def __call__(self, X: Tensor) -> Tensor:
         """P X of a block (n, k)."""
         inside = self._S.mT @ X
-        Z = X - self._Y @ inside
+        Z = torch.addmm(X, self._Y, inside, alpha=-1)
         if self._base is not None:
             Z = self._base(Z)
-        return Z + self._S @ (self.level * inside - self._Y.mT @ Z)
+        return torch.addmm(Z, self._S, self.level * inside - self._Y.mT @ Z)
 
 
 class Recycling:
@@ -177,6 +177,21 @@ class Recycling:
 
 
 NONE = Recycling()
+
+
+def _convex(grams: Sequence[Tensor]) -> int:
+    """How many directions p come before the first without positive curvature. One synchronisation.
+
+    Curvature that is very small beside ‖H p‖ counts as none: it would make a preconditioner that rounding
+    spoils.
+    """
+    if not grams:
+        return 0
+    squares = torch.stack(tuple(grams)).to("cpu", torch.float64)
+    least = torch.finfo(grams[0].dtype).eps ** 0.75
+    curvature = squares[:, 0, 1]
+    positive = curvature > least * squares[:, 0, 0].sqrt() * squares[:, 1, 1].sqrt()
+    return int(positive.cumprod(0).sum())
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hvplib.ad.report import Report
-from hvplib.operators.batches import BatchSum
+from hvplib.operators.batches import BatchSum, in_chunks
 from hvplib.space import Space
 
 
@@ -131,6 +132,30 @@ def test_a_block_that_never_fits_says_so() -> None:
     total, _ = make([1.0], limit=0)
     with pytest.raises(RuntimeError, match="allocate memory"):
         total.product(torch.randn(3, 2))
+
+
+@pytest.mark.parametrize("shared", [lambda v: v, lambda v: (1 * v[:1]).expand(3)])
+def test_a_product_lies_in_memory_of_its_own(shared: Callable[[Tensor], Tensor]) -> None:
+    total, _ = make([1.0])
+    assert total.only is not None
+    total.only.hvp = shared  # type: ignore[method-assign]
+    x = torch.ones(3)
+    product = total.vector(x)
+    assert product.add_(1).tolist() == [2.0, 2.0, 2.0] and x.tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_a_block_that_fits_is_not_copied(count: int) -> None:
+    made: list[Tensor] = []
+
+    def product(V: Tensor) -> Tensor:
+        made.append(3 * V)
+        return made[-1]
+
+    X = torch.ones(count, 3).mT
+    assert in_chunks(product, X, 3, 0) is made[0]
+    columns = in_chunks(lambda V: (3 * V).contiguous(), X, 3, 0)  # laid out by rows
+    assert columns.mT.is_contiguous() and torch.equal(columns, 3 * X)
 
 
 def test_an_empty_block() -> None:
