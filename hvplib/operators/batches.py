@@ -179,7 +179,8 @@ class BatchSum:
         """The vector of a product with x, in memory of its own: not copied where it is that already."""
         if self._space.flat:
             leaf: Tensor = (self._space.structure.leaves(product) or [x])[0]
-            if leaf.is_contiguous() and leaf.data_ptr() != x.data_ptr():
+            # Zeros of forward mode lie nowhere, and cannot be written to.
+            if leaf.is_contiguous() and leaf.data_ptr() not in (0, x.data_ptr()):
                 return leaf
         return self._space.flatten(product)
 
