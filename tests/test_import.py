@@ -89,6 +89,20 @@ def test_first_product_of_a_process_loads_no_compiler() -> None:
     assert run(FIRST) == [""]
 
 
+MINIMISED = """
+import sys, torch, hvplib
+for engine in ("record", "auto"):
+    H = hvplib.HessianOperator(lambda x: (x**3).sum(), torch.zeros(4), engine=engine)
+    for step in range(8):
+        H.at(torch.full((4,), step / 10)) @ torch.ones(4)
+print(H.report.strategy, "sympy" in sys.modules)
+"""
+
+
+def test_recording_loads_no_sympy() -> None:
+    assert run(MINIMISED) == ["reverse-over-reverse (graph kept) False"]
+
+
 def test_public_face() -> None:
     from hvplib import eigsh
 

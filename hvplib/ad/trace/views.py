@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -75,9 +76,13 @@ def _shape(node: fx.Node, argument: fx.Node, plain: fx.Node, traits: Traits) -> 
         return None
     if node.all_input_nodes[0] is argument and not (_is_in_order(traits[plain]) and _is_in_order(own)):
         return None
-    shapes = [traits[plain].shape, *(traits[o].shape for o in others)]
-    broadcast: torch.Size = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
-    return broadcast
+    return _broadcast([traits[plain].shape, *(traits[o].shape for o in others)])
+
+
+def _broadcast(shapes: Sequence[torch.Size]) -> torch.Size:
+    """The shape that these have together; torch.broadcast_shapes would import SymPy first."""
+    dims = zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)
+    return torch.Size([next((size for size in sizes if size != 1), 1) for sizes in dims][::-1])
 
 
 def _is_in_order(trait: Trait) -> bool:

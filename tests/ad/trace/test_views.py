@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hvplib.ad.trace.recorder import Record
-from hvplib.ad.trace.views import broadcasts, simplify_views
+from hvplib.ad.trace.views import _broadcast, broadcasts, simplify_views
 from tests.ad.problems import normal
 from tests.ad.trace.programs import agree, calls, made, run
 
@@ -86,3 +86,10 @@ def test_a_factor_alpha_and_several_roundings_are_left_alone() -> None:
     assert aten.clone.default in calls(added)
     gelu = simplified(lambda v: [aten.gelu_backward(in_rows(v.view(65, 64).t()), w)], x)
     assert aten.clone.default in calls(gelu)
+
+
+@pytest.mark.parametrize(
+    "shapes", [[()], [(), (3,)], [(3, 1), (4,)], [(2, 1, 4), (3, 1), ()], [(0, 1), (1, 4)], [(1,), (1, 1)]]
+)
+def test_shapes_are_broadcast_as_torch_does(shapes: list[tuple[int, ...]]) -> None:
+    assert _broadcast([torch.Size(shape) for shape in shapes]) == torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
