@@ -8,13 +8,14 @@ from typing import Literal
 
 from torch import Tensor
 
+from hvplib.results.common import Printed, by_purpose
 from hvplib.results.status import Status
 
 __all__ = ["SpectralDensity"]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class SpectralDensity:
+class SpectralDensity(Printed):
     """φ(t) ≈ (1/n) Σ_i N(t − λ_i; width), and F(t) ≈ #{λ_i ≤ t} / n, of the eigenvalues λ_i of A.
 
     With scale "log" the same of log10 λ_i: t and `width` are in decades there, and `grid` holds 10^t.
@@ -82,19 +83,13 @@ class SpectralDensity:
         return self.nodes.shape[0]
 
     @property
-    def num_matvecs(self) -> int:
-        """Products in all, one for each column."""
-        return sum(self.matvecs.values())
-
-    @property
     def success(self) -> bool:
         """Whether all that was asked for was done."""
         return self.status.success
 
-    def __str__(self) -> str:
-        purposes = ", ".join(f"{count} {purpose}" for purpose, count in self.matvecs.items())
+    def _rows(self) -> list[tuple[str, str]]:
         spread = float((self.cdf_bracket[:, 1] - self.cdf_bracket[:, 0]).max())
-        rows = [
+        return [
             ("method", self.method),
             (
                 "size",
@@ -108,9 +103,6 @@ class SpectralDensity:
                 f"certain to {spread:.2g} at worst, and ± {self.band:.2g} at {100 * self.confidence:g} %",
             ),
             ("left out", f"{self.mass_left_out:.3g} not positive" if self.scale == "log" else ""),
-            ("products", f"{self.num_matvecs}: {purposes}"),
+            ("products", by_purpose(self.matvecs)),
             ("note", self.note),
         ]
-        return "\n".join([str(self.status), *(f"  {name:<10} {text}" for name, text in rows if text)])
-
-    __repr__ = __str__

@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
+from hvplib.results.common import Printed, by_purpose
 from hvplib.results.status import Status
 
 __all__ = ["Estimate", "EstimateProgress"]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Estimate:
+class Estimate(Printed):
     """A value with P(low ≤ truth ≤ high) = confidence.
 
     Printed, it reads as a short report. Numbers are Python's for one number, and else an array, a tensor or a
@@ -61,26 +62,14 @@ class Estimate:
         """Whether what was asked for was reached."""
         return self.status.success
 
-    @property
-    def num_matvecs(self) -> int:
-        """Products in all, one for each column."""
-        return sum(self.matvecs.values())
-
-    def __str__(self) -> str:
-        lines = [str(self.status), *(f"  {name:<10} {text}" for name, text in self._rows() if text)]
-        return "\n".join(lines)
-
-    __repr__ = __str__
-
     def _rows(self) -> list[tuple[str, str]]:
-        purposes = ", ".join(f"{count} {purpose}" for purpose, count in self.matvecs.items())
         allowed = f", allowed {self.tolerance:.3g}" if self.tolerance < float("inf") else ""
         return [
             *self._value(),
             ("error", f"{self.error:.3g}{allowed}"),
             ("method", f"{self.method} ({self.reason})"),
             ("samples", str(self.num_samples or "")),
-            ("products", f"{self.num_matvecs}" + f": {purposes}" * bool(purposes)),
+            ("products", by_purpose(self.matvecs)),
             ("note", self.note),
         ]
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from hvplib.results.solution import worst
+from hvplib.results.common import OfColumns, Printed, by_purpose
 from hvplib.results.status import Status
 
 __all__ = ["FunctionProduct", "QuadraticForm"]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class FunctionProduct:
+class FunctionProduct(OfColumns, Printed):
     """x_j with ‖f(A) b_j − x_j‖ ≤ errors_j, for the columns j = 1 ... k.
 
     Evidence is on the CPU, in float64.
@@ -48,40 +48,24 @@ class FunctionProduct:
     method: str
     note: str = ""
 
-    @property
-    def status(self) -> Status:
-        """The worst over the columns."""
-        return worst(self.statuses)
+    def _head(self) -> str:
+        return f"{self.f}(A) b: {self.status}"
 
-    @property
-    def success(self) -> bool:
-        """Whether every column reached what was asked for."""
-        return self.status.success
-
-    @property
-    def num_matvecs(self) -> int:
-        """Products with A in all, one for each column."""
-        return sum(self.matvecs.values())
-
-    def __str__(self) -> str:
-        purposes = ", ".join(f"{count} {purpose}" for purpose, count in self.matvecs.items())
+    def _rows(self) -> list[tuple[str, str]]:
         kind = "certain" if bool(self.certain.all()) else "estimated"
-        lines = [
-            f"{self.f}(A) b: {self.status}",
-            f"  method     {self.method}",
-            f"  error      {_largest(self.errors):.3g} at most, {kind}; tolerance "
-            f"{float(self.tolerances.min()):.3g}",
-            f"  spectrum   reaches from {float(self.ritz_values[:, 0].min()):.6g} or below to "
-            f"{float(self.ritz_values[:, 1].max()):.6g} or above",
-            f"  products   {self.num_matvecs}: {purposes}",
+        low, high = float(self.ritz_values[:, 0].min()), float(self.ritz_values[:, 1].max())
+        tolerance = float(self.tolerances.min())
+        return [
+            ("method", self.method),
+            ("error", f"{_largest(self.errors):.3g} at most, {kind}; tolerance {tolerance:.3g}"),
+            ("spectrum", f"reaches from {low:.6g} or below to {high:.6g} or above"),
+            ("products", by_purpose(self.matvecs)),
+            ("note", self.note),
         ]
-        return "\n".join([*lines, *([f"  note       {self.note}"] if self.note else [])])
-
-    __repr__ = __str__
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class QuadraticForm:
+class QuadraticForm(OfColumns):
     """lower_j ≤ b_jᵀ f(A) b_j ≤ upper_j, for the columns j = 1 ... k.
 
     All on the CPU, in float64.
@@ -113,16 +97,6 @@ class QuadraticForm:
     num_iter: int
     num_matvecs: int
     f: str
-
-    @property
-    def status(self) -> Status:
-        """The worst over the columns."""
-        return worst(self.statuses)
-
-    @property
-    def success(self) -> bool:
-        """Whether every column reached what was asked for."""
-        return self.status.success
 
     def __str__(self) -> str:
         lines = [f"bᵀ {self.f}(A) b: {self.status}", "              value          lower          upper"]

@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from hvplib.results.common import OfColumns, Printed, by_purpose
 from hvplib.results.status import Status
 
-__all__ = ["Solution", "worst"]
-
-# From good to bad. What says that the problem is not what it was taken for outweighs what says that more work
-# is needed.
-_SEVERITY = (
-    Status.CONVERGED,
-    Status.EXACT,
-    Status.ESTIMATED,
-    Status.BOUNDARY,
-    Status.STOPPED,
-    Status.INTERRUPTED,
-    Status.TIME_LIMIT,
-    Status.MAX_ITER,
-    Status.MAX_MATVECS,
-    Status.STAGNATED,
-    Status.INCONSISTENT,
-    Status.NEGATIVE_CURVATURE,
-    Status.INDEFINITE,
-    Status.INDEFINITE_PRECONDITIONER,
-    Status.NOT_SYMMETRIC,
-    Status.NON_FINITE,
-)
-
-
-def worst(statuses: Iterable[Status]) -> Status:
-    """The one that says most about what is wrong."""
-    return max(statuses, key=_SEVERITY.index)
+__all__ = ["Solution"]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Solution:
+class Solution(OfColumns, Printed):
     """x_j with (A + δ_j I) x_j = b_j up to residuals that were recomputed, j = 1 ... k.
 
     Printed, it reads as a short report.
@@ -81,29 +55,7 @@ class Solution:
     curvature: Tensor | None = None
     normal_residuals: Tensor | None = None
 
-    @property
-    def status(self) -> Status:
-        """The worst over the columns."""
-        return worst(self.statuses)
-
-    @property
-    def success(self) -> bool:
-        """Whether every column reached what was asked for."""
-        return self.status.success
-
-    @property
-    def num_matvecs(self) -> int:
-        """Products with A in all, one for each column."""
-        return sum(self.matvecs.values())
-
-    def __str__(self) -> str:
-        lines = [str(self.status), *(f"  {name:<10} {text}" for name, text in self._rows() if text)]
-        return "\n".join(lines)
-
-    __repr__ = __str__
-
     def _rows(self) -> list[tuple[str, str]]:
-        purposes = ", ".join(f"{count} {purpose}" for purpose, count in self.matvecs.items())
         return [
             ("method", f"{self.method} ({self.reason})"),
             ("columns", self._columns()),
@@ -111,7 +63,7 @@ class Solution:
             ("curvature", self._curvature()),
             ("singular", self._singular()),
             ("steps", str(self.num_iter)),
-            ("products", f"{self.num_matvecs}" + f": {purposes}" * bool(purposes)),
+            ("products", by_purpose(self.matvecs)),
         ]
 
     def _columns(self) -> str:
