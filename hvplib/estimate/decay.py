@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hvplib.estimate.samples import unskewed
 
-__all__ = ["growth", "reaches"]
+__all__ = ["growth", "is_steep", "reaches"]
 
 # As measured, over spectra from flat to 0.5^i, 12 to 48 vectors and n of 30 to 300: the error of the mean is
 # as skewed as _SKEW (1 − ρ⁻³) for a growth ρ, whatever the number of vectors, since the last few decide; its
@@ -35,6 +35,11 @@ def growth(terms: Tensor, both: Tensor) -> float:
     columns = both.mT[beside].reshape(k, k - 1)  # row j: t_ij for i ≠ j
     ratio = float(columns.var(1).mean() / terms.var())
     return max(ratio, 1.0) if math.isfinite(ratio) else 1.0
+
+
+def is_steep(rho: float) -> bool:
+    """Whether an interval is wide because the standard error strays: it then holds more than it says."""
+    return rho > _STEEP
 
 
 def reaches(t: float, rho: float, skewness: float) -> tuple[float, float]:

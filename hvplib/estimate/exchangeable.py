@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hvplib.estimate.averaged import LEAST, Callback, confidence_at, next_look
-from hvplib.estimate.decay import reaches
+from hvplib.estimate.decay import is_steep, reaches
 from hvplib.estimate.found import Found
 from hvplib.estimate.goal import Goal
 from hvplib.estimate.samples import Samples, between, student
@@ -20,6 +20,10 @@ from hvplib.results.estimate import EstimateProgress
 from hvplib.results.status import Status
 
 __all__ = ["IndefiniteError", "Sketch", "Terms", "exchanged"]
+
+
+_EXHAUSTED = "the sketch holds the whole range of A, up to rounding"
+_WIDE = "each vector more halves the variance or better: the interval is wide, and holds more than it says"
 
 
 class IndefiniteError(ArithmeticError):
@@ -176,7 +180,7 @@ class _Run:
             status=self.status,
             num_samples=self.count,
             history=torch.tensor(rows, dtype=torch.float64),
-            note="the sketch holds the whole range of A, up to rounding" if exact else "",
+            note=_EXHAUSTED if exact else _WIDE if is_steep(terms.growth or 1.0) else "",
         )
 
     def _now(self) -> tuple[Terms, float, float]:

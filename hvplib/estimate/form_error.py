@@ -25,17 +25,22 @@ class FormBounds(NamedTuple):
         value: The Gauss rule's.
         lower, upper: Bounds, or estimates.
         certain: Which of the two are bounds.
-        rounding: What the products and sums may have done.
         nodes, weights: The Gauss rule (m,), of mass ‖b‖².
+        projected: Where they come from; None where there were no steps.
     """
 
     value: float
     lower: float
     upper: float
     certain: tuple[bool, bool]
-    rounding: float
     nodes: Tensor
     weights: Tensor
+    projected: Projected | None
+
+    @property
+    def rounding(self) -> float:
+        """What the products and sums may have done; it takes as long as the bounds."""
+        return self.projected.form_rounding() if self.projected else 0.0
 
 
 def form_bounds(recurrence: Recurrence, f: SpectralFunction, eps: float, interval: Interval) -> FormBounds:
@@ -60,10 +65,9 @@ def form_bounds(recurrence: Recurrence, f: SpectralFunction, eps: float, interva
     mass, beta = recurrence.norm**2, recurrence.coupling
     weights = projected.first.square()
     value = mass * float(weights @ projected.f_values)
-    rounding = projected.form_rounding()
 
     def found(lower: float, upper: float, below: bool, above: bool) -> FormBounds:
-        return FormBounds(value, lower, upper, (below, above), rounding, projected.values, mass * weights)
+        return FormBounds(value, lower, upper, (below, above), projected.values, mass * weights, projected)
 
     if beta == 0:
         return found(value, value, True, True)

@@ -217,6 +217,8 @@ class _Samples:
         self.late = False
         self._found: dict[int, FormBounds] = {}
         self._count, self._halves = 0, 0.0
+        # The fewest steps that a vector has needed, less one: to look earlier is not worth the time.
+        self._first_look = 1
         self._certain = True
 
     @property
@@ -246,7 +248,8 @@ class _Samples:
         )
         self._found = {}
         limits = Limits(self.plan.steps, None, math.inf, Interrupt())
-        iterate(lanczos, lambda j: self._assess(lanczos, j), limits)
+        iterate(lanczos, lambda j: self._assess(lanczos, j), limits, first=self._first_look)
+        self._first_look = max(1, min(column.steps for column in lanczos.columns) - 1)
         self.num_matvecs += lanczos.num_matvecs
         return torch.tensor([self._taken(lanczos, j) for j in range(affordable)], dtype=torch.float64)
 

@@ -69,7 +69,7 @@ class Limits:
 
 
 def iterate(
-    lanczos: LanczosColumns, assess: Callable[[int], Assessment], limits: Limits
+    lanczos: LanczosColumns, assess: Callable[[int], Assessment], limits: Limits, *, first: int = 1
 ) -> tuple[list[Status], int]:
     """Make steps until each column has ended.
 
@@ -77,6 +77,7 @@ def iterate(
         lanczos: The columns.
         assess: What is known of column j now; may raise ValueError, which ends all.
         limits: What ends it from outside.
+        first: The step of the first look.
 
     Returns:
         A status for each column, and the number of steps.
@@ -88,7 +89,7 @@ def iterate(
         if column.finite and column.exhausted:  # zero
             statuses[j] = Status.ESTIMATED
     errors = torch.full((len(statuses),), math.inf, dtype=torch.float64)
-    step, due = 0, 1
+    step, due = 0, first
     while lanczos.open:
         before = list(lanczos.open)
         lanczos.step()

@@ -146,8 +146,8 @@ class _Run:
     ) -> QuadraticForm:
         """All of it."""
         nothing = torch.zeros(0, dtype=torch.float64)
-        unknown = FormBounds(math.nan, math.nan, math.nan, (False, False), 0.0, nothing, nothing)
-        zero = FormBounds(0.0, 0.0, 0.0, (True, True), 0.0, nothing, nothing)
+        unknown = FormBounds(math.nan, math.nan, math.nan, (False, False), nothing, nothing, None)
+        zero = FormBounds(0.0, 0.0, 0.0, (True, True), nothing, nothing, None)
         rows = []
         for j, status in enumerate(statuses):
             failed = status is Status.NON_FINITE

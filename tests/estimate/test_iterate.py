@@ -65,6 +65,17 @@ def test_after_many_steps_a_sixth_is_made_between_looks() -> None:
     assert looks[-4:] == [21, 24, 28, 30] and looks[:12] == list(range(1, 13))
 
 
+def test_the_first_look_may_wait() -> None:
+    lanczos, looks = columns(normal(50, 1, seed=2)), []
+
+    def assess(j: int) -> Assessment:
+        looks.append(lanczos.columns[j].steps)
+        return Assessment(0.0 if len(looks) == 3 else 1.0, 0.0, 0.5)
+
+    statuses, steps = iterate(lanczos, assess, limits(), first=12)
+    assert statuses == [Status.ESTIMATED] and steps == 16 and looks == [12, 14, 16]
+
+
 def test_zero_exhausted_and_not_finite_columns() -> None:
     B = torch.stack(
         [torch.zeros(50, dtype=F64), torch.eye(50, dtype=F64)[3], torch.full((50,), math.nan).double()], 1
