@@ -25,10 +25,10 @@ def expected(name: str, n: int, method: str) -> tuple[float, float]:
     """The coverage that is promised."""
     if name == "low rank" and method != "hutchinson":
         return 0.97, 1.0  # exact: the error is rounding, and the interval an allowance for it
-    if method in ("xtrace", "xnystrace"):
-        # The spread of the common error is itself known from k terms only. Fewer than 16 terms (n = 20) say
-        # too little of a steep spectrum, and too much of a flat one.
-        return (0.91, 0.99) if n == 20 else (0.925, 0.985)
+    if (name, n, method) == ("step", 100, "xtrace"):
+        return 0.95, 0.995  # the sketch has just passed the step: wide, and said to be so
+    if method == "xtrace" and n == 20:
+        return 0.93, 0.985  # eight terms only
     return 0.93, 0.97
 
 
@@ -43,13 +43,22 @@ def measured(name: str, n: int, method: str, seeds: int, **options: float) -> tu
     )
 
 
-def cases() -> list[tuple[str, str]]:
-    return [(name, m) for name in SPECTRA for m in METHODS if not (m == "xnystrace" and name in INDEFINITE)]
+# One of each kind where seeds are dear.
+KINDS = ("flat", "power 1", "exponential", "step", "indefinite")
+
+
+def cases() -> list[tuple[str, str, int]]:
+    return [
+        (name, method, n)
+        for n in (20, 100, 500)
+        for name in (SPECTRA if n < 500 else KINDS)
+        for method in METHODS
+        if not (method == "xnystrace" and name in INDEFINITE)
+    ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [20, 100, 500])
-@pytest.mark.parametrize(("name", "method"), cases())
+@pytest.mark.parametrize(("name", "method", "n"), cases())
 def test_intervals_hold_what_they_say(name: str, method: str, n: int) -> None:
     held, bias, honesty = measured(name, n, method, 1000)
     low, high = expected(name, n, method)
@@ -78,7 +87,10 @@ def test_a_share_of_it(name: str, method: str) -> None:
 @pytest.mark.parametrize(
     ("name", "method", "rtol"),
     [
-        *[(name, "hutchinson", rtol) for name in ("flat", "power 1", "exponential") for rtol in (0.1, 0.2)],
+        ("flat", "hutchinson", 0.1),
+        ("power 1", "hutchinson", 0.1),
+        ("power 1", "hutchinson", 0.2),
+        ("exponential", "hutchinson", 0.2),
         ("power 1", "hutch++", 0.03),
         ("slow exponential", "hutch++", 0.03),
         ("power 1", "xtrace", 0.03),
@@ -89,7 +101,7 @@ def test_a_share_of_it(name: str, method: str) -> None:
 )
 def test_stopping_early_does_not_cost_it(name: str, method: str, rtol: float) -> None:
     held, _, _ = measured(name, 100, method, 1000, rtol=rtol, max_matvecs=100_000)
-    assert 0.93 <= held <= 0.985
+    assert 0.93 <= held <= 0.97
 
 
 def test_the_covariance_is_not_left_out() -> None:
