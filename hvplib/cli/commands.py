@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -77,12 +76,6 @@ def trace(problem: Problem, options: argparse.Namespace, tick: Tick) -> Outcome:
     from hvplib.estimate import trace
 
     operator = problem.operator()
-    late = _Late(options.time_limit)
-
-    def callback(progress: Any) -> bool:
-        tick(progress.num_matvecs)
-        return late()
-
     result = trace(
         operator,
         method=options.method,
@@ -91,11 +84,10 @@ def trace(problem: Problem, options: argparse.Namespace, tick: Tick) -> Outcome:
         confidence=options.confidence,
         max_matvecs=options.max_matvecs,
         generator=options.seed,
-        callback=callback,
+        time_limit=options.time_limit,
+        callback=lambda progress: tick(progress.num_matvecs),
         throw=False,
     )
-    if late.came:
-        result = replace(result, status=Status.TIME_LIMIT)
     return Outcome.of(result)
 
 
@@ -200,15 +192,3 @@ COMMANDS: dict[str, Callable[[Problem, argparse.Namespace, Tick], Outcome]] = {
     "hessian": hessian,
     "minimize": minimize,
 }
-
-
-class _Late:
-    """Whether the time is over, asked after each block of products."""
-
-    def __init__(self, limit: float | None) -> None:
-        self._deadline = None if limit is None else time.monotonic() + limit
-        self.came = False
-
-    def __call__(self) -> bool:
-        self.came = self._deadline is not None and time.monotonic() >= self._deadline
-        return self.came

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hvplib.estimate.averaged import LEAST, Callback
 from hvplib.estimate.coloring import colored_diagonal, colors, neighbours
+from hvplib.estimate.deadline import Deadline
 from hvplib.estimate.exact import exact_diagonal
 from hvplib.estimate.exchangeable import exchanged
 from hvplib.estimate.found import Found, result_of, settled
@@ -72,6 +73,7 @@ def diagonal(
     atol: float | None = None,
     confidence: float = 0.95,
     max_matvecs: int | None = None,
+    time_limit: float | None = None,
     generator: torch.Generator | int | None = None,
     callback: Callback | None = None,
     throw: bool = True,
@@ -94,6 +96,7 @@ def diagonal(
         atol: Absolute tolerance on the norm; the larger of both counts.
         confidence: Of the intervals, which are pointwise, and of `error`.
         max_matvecs: Most products; 100 if None, and 1000 with a tolerance. No limit with a pattern.
+        time_limit: Seconds; looked at after each block of samples. "exact" is not ended before it is done.
         generator: Of the random vectors, or a seed; without one, equal calls give equal bits.
         callback: Is told an `EstimateProgress` after each block, of norms; a true return value ends it.
         throw: Raise `ConvergenceError` if the tolerance is not reached or a product is not finite.
@@ -118,7 +121,7 @@ def diagonal(
         >>> result.as_tree()
         {'a': tensor([36., 36.]), 'b': tensor(0.)}
     """
-    goal = Goal(rtol, atol, confidence)
+    goal, ending = Goal(rtol, atol, confidence), Deadline(time_limit, callback)
     operator = square(A)
     drawn = generator_of(generator)
     if pattern is None:
@@ -126,7 +129,7 @@ def diagonal(
         used, reason = _chosen(operator, method, goal, limit)
         check_limit(used, operator.shape[0], limit)
         products = Products(operator, limit)
-        found = _estimated(products, used, goal, drawn, callback)
+        found = ending.told(_estimated(products, used, goal, drawn, ending))
     else:
         used, reason = Exact() if method is None else method_of(method, DIAGONAL), "a pattern is given"
         colour = colors(neighbours(pattern, operator.shape[0]))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hvplib.estimate.averaged import LEAST, Callback
+from hvplib.estimate.deadline import Deadline
 from hvplib.estimate.exact import exact_diagonal
 from hvplib.estimate.exchangeable import exchanged
 from hvplib.estimate.found import Found, result_of, settled
@@ -41,6 +42,7 @@ def trace(
     atol: float | None = None,
     confidence: float = 0.95,
     max_matvecs: int | None = None,
+    time_limit: float | None = None,
     generator: torch.Generator | int | None = None,
     callback: Callback | None = None,
     throw: bool = True,
@@ -64,10 +66,12 @@ def trace(
         atol: Absolute tolerance; the larger of both counts.
         confidence: Of the interval: in this part of all cases it holds the truth.
         max_matvecs: Most products; 100 if None, and 1000 with a tolerance.
+        time_limit: Seconds; looked at after each block of samples. "exact", and the sketch of "hutch++", are
+            not ended before they are done.
         generator: Of the random vectors, or a seed; without one, equal calls give equal bits.
         callback: Is told an `EstimateProgress` after each block; a true return value ends it.
-        throw: Raise `ConvergenceError` if the tolerance is not reached or a product is not finite. Ctrl-C and
-            the callback never raise: the result is the best so far.
+        throw: Raise `ConvergenceError` if the tolerance is not reached or a product is not finite. Ctrl-C,
+            the callback and the time limit never raise: the result is the best so far.
 
     Returns:
         An `Estimate`.
@@ -95,11 +99,11 @@ def trace(
           samples    16
           products   32: 16 sketch, 16 projection
     """
-    goal = Goal(rtol, atol, confidence)
+    goal, ending = Goal(rtol, atol, confidence), Deadline(time_limit, callback)
     operator = square(A)
     plan = _planned(A, operator, method, goal, limit_of(max_matvecs, goal))
     products = Products(plan.operator, plan.limit)
-    found = estimated_trace(products, plan.method, goal, generator_of(generator), callback)
+    found = ending.told(estimated_trace(products, plan.method, goal, generator_of(generator), ending))
     used: Method = plan.method
     if plan.exact_after_all and not found.status.success and not found.status.asked_for:
         products.limit += operator.shape[0]

@@ -47,6 +47,14 @@ def test_an_operator_that_is_not_symmetric(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", RANDOM)
+def test_the_time_limit(method: str) -> None:
+    A = with_spectrum("power 1", 60)
+    result = diagonal(A, method=method, max_matvecs=50, time_limit=1e-9)  # raises nothing
+    assert result.status is Status.TIME_LIMIT and result.num_samples == 8
+    assert float((result.value - A.matrix.diagonal()).norm()) <= 2 * result.error
+
+
+@pytest.mark.parametrize("method", RANDOM)
 def test_intervals_hold_what_they_say_entry_by_entry(method: str) -> None:
     # Each interval of all entries of 200 seeds; entries of one seed are not independent.
     for name in ("power 1", "indefinite", "slow exponential"):

@@ -162,6 +162,25 @@ def test_an_indefinite_operator_is_no_semidefinite_one() -> None:
     assert trace(A, method="xnystrace", max_matvecs=20, throw=False).status is Status.INDEFINITE
 
 
+@pytest.mark.parametrize("rtol", [None, 1e-9])
+@pytest.mark.parametrize("method", RANDOM)
+def test_the_time_limit(method: str, rtol: float | None) -> None:
+    A = with_spectrum("power 1", 60)
+    result = trace(A, method=method, max_matvecs=120, rtol=rtol, time_limit=1e-9)  # raises nothing
+    assert result.status is Status.TIME_LIMIT and not result.success and result.num_samples == 8
+    assert result.interval[0] < float(A.matrix.trace()) < result.interval[1]
+    in_time = trace(A, method=method, max_matvecs=120, time_limit=1e6)
+    assert in_time.status is Status.ESTIMATED
+
+
+def test_the_callback_still_stops_it_before_the_time_limit() -> None:
+    A = with_spectrum("power 1", 60)
+    result = trace(A, method="hutchinson", time_limit=1e6, callback=lambda _: True, max_matvecs=50)
+    assert result.status is Status.STOPPED
+    with pytest.raises(ValueError, match="time_limit must be positive seconds, got 0"):
+        trace(A, time_limit=0)
+
+
 @pytest.mark.parametrize("method", RANDOM)
 def test_the_callback_is_told_and_may_stop_it(method: str) -> None:
     A, seen = with_spectrum("power 1", 60), []
