@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +16,11 @@ from hvplib.ad.axes import Axis, Group, Piece
 from hvplib.ad.known import Call, Known, Memory
 from hvplib.ad.memory import chunk_width, require, with_backoff
 from hvplib.ad.objective import Objective
-from hvplib.ad.row_source import known_rows, row_source
+from hvplib.ad.row_source import known_rows, probe, row_source
 from hvplib.ad.rows import Rows
+from hvplib.ad.select import Selection, select
 from hvplib.ad.transforms import in_transform
-from hvplib.errors import OutputError
+from hvplib.errors import DerivativeError, OutputError
 
 __all__ = ["Dense"]
 
@@ -56,23 +59,64 @@ class Dense:
         self._call = call
         self._memory = memory
         self._functional = in_transform() or fwAD._current_level >= 0
+        self._known: Known | None = None  # of calls like this one, for plain numbers by a scalar function
 
     def compute(self) -> Any:
         """The Hessian in its containers, with aux beside it if asked for."""
+        carries = torch.is_grad_enabled() and any(x.requires_grad for x in self._leaves)
+        special = self._functional or carries or self._strategy != "auto" or self._has_aux
+        if self._memory is not None and self._call is not None and not special:
+            self._known = self._memory.of(self._call, self._leaves)
+        if not special and (self._known is None or not self._known.proven):
+            hessian = self._of_a_scalar()
+            if hessian is not None:
+                return hessian
+        return self._of_any()
+
+    def _of_a_scalar(self) -> Any:
+        """The Hessian of a function that returns one number, by one evaluation; None where this is not all.
+
+        The evaluation is that of the product that judges: the graph of its gradient serves for the rows.
+        """
+        shapes: list[torch.Size] = []
+
+        def func(*leaves: Tensor) -> Any:
+            found = self._func(*leaves)
+            if isinstance(found, Tensor):
+                shapes[:] = [found.shape]
+            return found
+
+        objective = Objective(func, tree_flatten(tuple(self._leaves))[1])
+        points = [x.detach() for x in self._leaves]
+        with objective.session():
+            try:
+                selection = select(objective, points, probe(points))
+            except (OutputError, DerivativeError):
+                return None  # what it is, or why it is refused, is told there
+            if selection.outcome.facts.captured and torch.is_grad_enabled():
+                return None
+            value = selection.outcome.value.detach().reshape(shapes[0])
+            self._check_memory([value])
+            blocks = self._blocks(objective, value, wants_graph=False, selection=selection)
+        return self._assembled(blocks, value)
+
+    def _of_any(self) -> Any:
+        """The Hessian of whatever func returns."""
         outputs, spec, aux = self._outputs()
         wants_graph = torch.is_grad_enabled() and any(t.requires_grad for t in (*self._leaves, *outputs))
         if not self._functional and not wants_graph:
             self._check_memory(outputs)
-        # H is symmetric: the shorter side is pushed.
-        swapped = len(self._columns) < len(self._rows)
-        down, across = (self._columns, self._rows) if swapped else (self._rows, self._columns)
+        if wants_graph or self._outputs_count != 1 or outputs[0].numel() != 1:
+            self._known = None
         results = []
         for index, output in enumerate(outputs):
-            blocks = self._blocks(index, output, down, across, wants_graph)
-            if swapped:
-                blocks = [
-                    [blocks[i][j].mT for i in range(len(down.groups))] for j in range(len(across.groups))
-                ]
+            objective = Objective(
+                partial(self._component, index),
+                tree_flatten(tuple(self._leaves))[1],
+                functional=self._functional,
+            )
+            with objective.session():
+                blocks = self._blocks(objective, output, wants_graph=wants_graph)
             results.append(self._assembled(blocks, output))
         hessian = tree_unflatten(results, spec)
         return (hessian, aux) if self._has_aux else hessian
@@ -92,51 +136,40 @@ class Dense:
         )
 
     def _blocks(
-        self, index: int, output: Tensor, down: Axis, across: Axis, wants_graph: bool
+        self, objective: Objective, output: Tensor, *, wants_graph: bool, selection: Selection | None = None
     ) -> list[list[Tensor]]:
-        """The blocks (M, n_i, n_j) of one output, for the groups i of `down` and j of `across`."""
+        """The blocks (M, n_i, n_j) of one output, for the groups i of rows and j of columns."""
+        # H is symmetric: the shorter side is pushed.
+        swapped = len(self._columns) < len(self._rows)
+        down, across = (self._columns, self._rows) if swapped else (self._rows, self._columns)
         pieces = [piece for group in down.groups for piece in group.pieces]
-        known = self._known(output, wants_graph)
-        objective = Objective(
-            lambda *leaves: self._component(leaves, index),
-            tree_flatten(tuple(self._leaves))[1],
-            functional=self._functional,
-        )
-        with objective.session():
-            rows = self._rows_known(known, objective, output, pieces)
-            if rows is None:
-                rows = row_source(
-                    objective,
-                    self._leaves,
-                    output,
-                    self._strategy,
-                    pieces,
-                    wants_graph=wants_graph,
-                    at_once=not isinstance(self._chunk_size, int),
-                )
-                if known is not None and rows.engine is not None:
-                    known.learn(rows.engine, objective)
-            self._bundle_small(rows, output, down)
-            return [
-                _block_row(rows, group, across, self._width(rows, output, len(group)))
-                for group in down.groups
-            ]
+        rows = self._rows_known(objective, output, pieces) if selection is None else None
+        if rows is None:
+            rows = row_source(
+                objective,
+                self._leaves,
+                output,
+                self._strategy,
+                pieces,
+                wants_graph=wants_graph,
+                at_once=not isinstance(self._chunk_size, int),
+                selection=selection,
+            )
+            if self._known is not None and rows.engine is not None:
+                self._known.learn(rows.engine, objective)
+        self._bundle_small(rows, output, down)
+        blocks = [
+            _block_row(rows, group, across, self._width(rows, output, len(group))) for group in down.groups
+        ]
+        if swapped:
+            blocks = [[row[j].mT for row in blocks] for j in range(len(across.groups))]
+        return blocks
 
-    def _known(self, output: Tensor, wants_graph: bool) -> Known | None:
-        """What is known of calls like this one: of plain numbers, by one scalar function."""
-        if self._memory is None or self._call is None or self._functional or wants_graph:
-            return None
-        if self._strategy != "auto" or self._has_aux or output.numel() != 1 or self._outputs_count != 1:
-            return None
-        return self._memory.of(self._call, self._leaves)
-
-    def _rows_known(
-        self, known: Known | None, objective: Objective, output: Tensor, pieces: Sequence[Piece]
-    ) -> Rows | None:
+    def _rows_known(self, objective: Objective, output: Tensor, pieces: Sequence[Piece]) -> Rows | None:
         """A source that needs no proof; None where one is needed."""
-        if known is None or self._call is None:
+        if self._known is None or self._call is None:
             return None
-        engine = known.engine(self._call, self._leaves, output, self._probe)
+        engine = self._known.engine(self._call, self._leaves, output, self._probe)
         limit = self._chunk_size if isinstance(self._chunk_size, int) else None
         return None if engine is None else known_rows(engine, objective, self._leaves, pieces, limit)
 
@@ -147,16 +180,18 @@ class Dense:
         if len(small) > 1 and total <= self._width(rows, output, total):
             rows.bundle([group.pieces[0] for group in small])
 
-    def _component(self, leaves: Sequence[Tensor], index: int) -> Tensor:
+    def _component(self, index: int, *leaves: Tensor) -> Tensor:
         output = self._func(*leaves)
         component: Tensor = tree_flatten(output[0] if self._has_aux else output)[0][index]
         return component
 
     def _outputs(self) -> tuple[list[Tensor], TreeSpec, Any]:
         """One evaluation, for the shapes of what func returns."""
-        probe = Objective(self._func, tree_flatten(tuple(self._leaves))[1], functional=self._functional)
-        with probe.session():
-            output = probe.evaluate(self._leaves, "plain")
+        evaluated = Objective(self._func, tree_flatten(tuple(self._leaves))[1], functional=self._functional)
+        # What the caller's grad mode is does not matter to func, but to what it returns beside its value.
+        own_mode = self._functional or self._has_aux
+        with evaluated.session(), nullcontext() if own_mode else torch.enable_grad():
+            output = evaluated.evaluate(self._leaves, "plain")
         aux = None
         if self._has_aux:
             if type(output) is not tuple or len(output) != 2:
@@ -165,7 +200,7 @@ class Dense:
                 )
             output, aux = output
         outputs, spec = tree_flatten(output)
-        self._probe, self._outputs_count = probe, len(outputs)
+        self._probe, self._outputs_count = evaluated, len(outputs)
         for leaf in outputs:
             if not isinstance(leaf, Tensor) or not leaf.dtype.is_floating_point:
                 got = leaf.dtype if isinstance(leaf, Tensor) else type(leaf).__name__

@@ -24,7 +24,7 @@ from hvplib.ad.select import (
     refusal,
     select,
 )
-from hvplib.ad.strategies import differentiate, gradient
+from hvplib.ad.strategies import Outcome, differentiate, gradient
 from hvplib.ad.verify import rounding
 from hvplib.errors import DerivativeError
 
@@ -150,6 +150,21 @@ class GraphEngine(Engine):
             return DerivativeError("the gradient carries no graph: func looks linear to reverse mode")
         built = cls(leaves, value, gradients, objective.precision(leaves), engine, objective.hooked)
         built.custom = bool(facts.custom)
+        return built
+
+    @classmethod
+    def of(cls, objective: Objective, outcome: Outcome) -> GraphEngine | None:
+        """The engine of a gradient that has been differentiated in forward mode; None where it has no graph.
+
+        Its graph is that of forward mode's remedies: it is not known to be right in reverse.
+        """
+        gradients = outcome.differentiated
+        if outcome.facts.stale or not any(g.requires_grad for g in gradients):
+            return None
+        leaves = list(outcome.leaves)
+        precision = objective.precision(leaves)
+        built = cls(leaves, outcome.value, gradients, precision, hooked=objective.hooked)
+        built.custom = bool(outcome.facts.custom)
         return built
 
     def product(self, tangents: Sequence[Tensor]) -> Sequence[Tensor]:

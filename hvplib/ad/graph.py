@@ -87,15 +87,15 @@ def survey(outputs: Sequence[Tensor]) -> Survey:
 
 
 def _has_saved_hooks(node: Any) -> bool:
-    names = _raw_saved(type(node))  # type: ignore[arg-type]
+    names = _attributes(type(node), "_raw_saved_")  # type: ignore[arg-type]
     saved = (item for name in names for item in _items(getattr(node, name)))
     return any(getattr(item, "unpack_hook", None) is not None for item in saved)
 
 
 @cache
-def _raw_saved(kind: Hashable) -> list[str]:
-    """The attributes of a type of node that are what it saved, as it is put away."""
-    return [name for name in dir(kind) if name.startswith("_raw_saved_")]
+def _attributes(kind: Hashable, prefix: str) -> list[str]:
+    """The attributes of a type of node whose names begin so: what it saved, or that as it is put away."""
+    return [name for name in dir(kind) if name.startswith(prefix)]
 
 
 def _items(value: Any) -> tuple[Any, ...]:
@@ -163,7 +163,6 @@ def _saved(node: Any) -> Iterator[Tensor]:
     if isinstance(node, BackwardCFunction):
         yield from (tensor for tensor in node.saved_tensors if tensor is not None)
         return
-    for name in dir(type(node)):
-        if name.startswith("_saved_"):
-            value = getattr(node, name, None)
-            yield from (item for item in _items(value) if isinstance(item, Tensor))
+    for name in _attributes(type(node), "_saved_"):  # type: ignore[arg-type]
+        value = getattr(node, name, None)
+        yield from (item for item in _items(value) if isinstance(item, Tensor))

@@ -84,6 +84,11 @@ class Known:
         self._batches = False
         self._record: WholeRecord | None = None
 
+    @property
+    def proven(self) -> bool:
+        """Whether a graph has proven right."""
+        return self._operations is not None
+
     def whole(self, call: Call, leaves: Sequence[Tensor], limit: int | None) -> Any:
         """The whole Hessian in its containers, by a record of func; None where that cannot serve (yet).
 

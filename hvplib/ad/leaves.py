@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["MARK", "apart", "fresh", "ordinary"]
+__all__ = ["MARK", "apart", "fresh", "marked", "ordinary"]
 
 MARK = "_hvplib_primal"  # attribute of the leaves that are made here, to know them again in a graph
 
@@ -21,7 +21,11 @@ def ordinary(x: Tensor) -> Tensor:
 
 def fresh(x: Tensor) -> Tensor:
     """A leaf with the numbers of x that requires grad and whose elements lie apart in memory."""
-    plain = apart(ordinary(x.detach()))
-    plain.requires_grad_()
-    setattr(plain, MARK, True)
-    return plain
+    return marked(apart(ordinary(x.detach())))
+
+
+def marked(x: Tensor) -> Tensor:
+    """x, as a leaf that requires grad and is known again."""
+    x.requires_grad_()
+    setattr(x, MARK, True)
+    return x

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from hvplib.ad.decompositions import REPLACEMENTS, WRONG_BY_FORWARD, WRONG_BY_REVERSE
 from hvplib.ad.singular import SINGULAR, SUBGRADIENT, is_singular
+from hvplib.ad.tangents import ARITHMETIC, with_tangents
 from hvplib.ad.transforms import in_transform, is_wrapped, outside_transforms
 from hvplib.errors import DerivativeError
 
@@ -73,7 +74,7 @@ class Remedies(TorchFunctionMode):
     def _without_grad(
         self, handler: Handler | None, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if handler is None or handler in (_write, _stop, _escape):
+        if handler is None or handler in (_write, _stop, _escape, _arithmetic):
             writes = handler is _write
             handler = _plain
         else:
@@ -154,6 +155,12 @@ def _escape(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[
     if func not in _NEEDS_NO_GRAD:
         args = tree_map(_detached, args)  # a number is a constant anyhow; spares torch's warning about it
     return mode.objective.stops.value(lambda: func(*args, **kwargs), numbers=True)
+
+
+def _arithmetic(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if mode.way == "forward" and len(args) == 2 and not kwargs and not in_transform():
+        args = with_tangents(args)
+    return func(*args, **kwargs)
 
 
 def _decide(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -268,6 +275,7 @@ _DATA: Any = Tensor.data.__get__  # type: ignore[attr-defined]
 _handlers: dict[Any, Handler | None] = {
     **{function: _replaced(function, replacement) for function, replacement in REPLACEMENTS.items()},
     **dict.fromkeys(WRONG_BY_FORWARD | WRONG_BY_REVERSE, _refuse_way),
+    **dict.fromkeys(ARITHMETIC, _arithmetic),
     F.scaled_dot_product_attention: _math_attention,
     F.multi_head_attention_forward: _math_attention,
     **dict.fromkeys([_VF.lstm, _VF.gru, _VF.rnn_tanh, _VF.rnn_relu], _native_recurrence),

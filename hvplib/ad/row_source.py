@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -11,13 +12,13 @@ from hvplib.ad.engines import Engine, GraphEngine
 from hvplib.ad.memory import chunk_width, is_out_of_memory
 from hvplib.ad.objective import Objective
 from hvplib.ad.rows import KeptRows, PushedRows, Rows, SingleRows
-from hvplib.ad.select import REVERSE, is_missing_derivative, select
+from hvplib.ad.select import FORWARD, REVERSE, Selection, is_missing_derivative, select
 from hvplib.ad.strategies import Outcome
 from hvplib.ad.verify import agreement, probes, rounding
 from hvplib.ad.whole_rows import WholeRows, units
 from hvplib.errors import DerivativeError
 
-__all__ = ["known_rows", "row_source"]
+__all__ = ["known_rows", "probe", "row_source"]
 
 # So many rows are pushed at once, where memory allows.
 _FEW = 128
@@ -34,6 +35,7 @@ def row_source(
     *,
     wants_graph: bool,
     at_once: bool,
+    selection: Selection | None = None,
 ) -> Rows:
     """The fastest source that is right here.
 
@@ -45,6 +47,7 @@ def row_source(
         pieces: The rows that will be asked for, in their order.
         at_once: Whether they may be pushed at once, if they are few.
         wants_graph: Whether the rows must carry a graph for further derivatives.
+        selection: The product with `probe(leaves)` that `select` gives, if it is there.
     """
     if objective.functional or wants_graph:
         if strategy == "finite-difference":
@@ -54,18 +57,20 @@ def row_source(
         return PushedRows(objective, leaves, output, strategy, plain=False)
     if not output.numel() or not any(x.numel() for x in leaves):
         return PushedRows(objective, leaves, output, strategy, plain=True)
+    if selection is not None and selection.strategy == FORWARD:
+        engine = GraphEngine.of(objective, selection.outcome)
+        if engine is not None and (rows := _kept(engine, objective, leaves, pieces, selection, at_once)):
+            return rows
     if strategy in ("auto", REVERSE) and output.numel() == 1:
-        engine = GraphEngine.build(objective, leaves)
-        if isinstance(engine, GraphEngine):
+        built = GraphEngine.build(objective, leaves)
+        if isinstance(built, GraphEngine):
             if strategy == REVERSE:
-                return KeptRows(engine, objective, leaves)
-            outcome = select(objective, [x.detach() for x in leaves], _probe(leaves)).outcome
-            if at_once and (few := _at_once(engine, objective, leaves, pieces, outcome)) is not None:
-                return few
-            if _right(engine, objective, leaves, outcome):
-                return KeptRows(engine, objective, leaves)
-        elif strategy == REVERSE and engine.__cause__ is not None:
-            raise engine
+                return KeptRows(built, objective, leaves)
+            chosen = selection or select(objective, [x.detach() for x in leaves], probe(leaves))
+            if rows := _kept(built, objective, leaves, pieces, chosen, at_once):
+                return rows
+        elif strategy == REVERSE and built.__cause__ is not None:
+            raise built
     if strategy != "finite-difference":
         pushed = PushedRows(objective, leaves, output, strategy, plain=True)
         if strategy != "auto" or pushed.is_right():
@@ -85,8 +90,24 @@ def known_rows(
     return WholeRows(engine.block, leaves, pieces, width if limit is None else min(width, limit))
 
 
-def _probe(leaves: Sequence[Tensor]) -> list[Tensor]:
+def probe(leaves: Sequence[Tensor]) -> list[Tensor]:
+    """The vector that products are proven with."""
     return probes(leaves, 1)[0]
+
+
+def _kept(
+    engine: GraphEngine,
+    objective: Objective,
+    leaves: Sequence[Tensor],
+    pieces: Sequence[Piece],
+    selection: Selection,
+    at_once: bool,
+) -> Rows | None:
+    """Rows through a kept graph, if it stands up to the product by another way."""
+    outcome = selection.outcome
+    if at_once and (few := _at_once(engine, objective, leaves, pieces, outcome)) is not None:
+        return few
+    return KeptRows(engine, objective, leaves) if _right(engine, objective, leaves, outcome) else None
 
 
 def _at_once(
@@ -101,7 +122,7 @@ def _at_once(
     per_vector = engine.nbytes() + 2 * sum(x.numel() * x.element_size() for x in leaves)
     if not 0 < total <= _FEW or chunk_width(per_vector, total + 1, leaves[0].device) <= total:
         return None
-    v = _probe(leaves)
+    v = probe(leaves)
     rows = units(pieces, 0, total + 1, [x.detach() for x in leaves])
     for block, direction in zip(rows, v, strict=True):
         block[total] = direction
@@ -119,7 +140,7 @@ def _at_once(
 
 def _right(engine: GraphEngine, objective: Objective, leaves: Sequence[Tensor], outcome: Outcome) -> bool:
     """Whether the kept graph gives the product that `hvp` gives for the probe, singly and batched."""
-    v = _probe(leaves)
+    v = probe(leaves)
     try:
         single = engine.product(v)
     except RuntimeError as error:
@@ -138,5 +159,5 @@ def _agrees(
     outcome: Outcome,
 ) -> bool:
     precision = objective.precision(leaves)
-    noise = rounding(outcome.value, outcome.gradient, leaves, v, precision)
+    noise = partial(rounding, outcome.value, outcome.gradient, leaves, v, precision)
     return agreement(product, outcome.product, "kept graph against hvp", precision, noise).passed is True

@@ -18,7 +18,7 @@ from torch import Tensor
 from hvplib.ad.backward import materialized, pulled_back
 from hvplib.ad.dual import load_forward_formulas, make_dual, with_formulas_if_needed
 from hvplib.ad.graph import GraphFacts, graph_facts
-from hvplib.ad.leaves import apart, fresh
+from hvplib.ad.leaves import apart, fresh, marked, ordinary
 from hvplib.ad.objective import Objective
 from hvplib.ad.remedies import Way
 
@@ -40,6 +40,8 @@ class Outcome:
             got lost.
         disconnected: Whether not even the value was seen to depend on the primals.
         facts: What the graph of the value says.
+        leaves, differentiated: Where the graph of the gradient leads to, and the gradient with that graph, if
+            it can be pulled back.
     """
 
     value: Tensor
@@ -48,6 +50,8 @@ class Outcome:
     vanishes: bool = False
     disconnected: bool = False
     facts: GraphFacts = field(default_factory=GraphFacts)
+    leaves: Sequence[Tensor] = ()
+    differentiated: Sequence[Tensor] = ()
 
     def detached(self) -> Outcome:
         """The same numbers without a graph."""
@@ -66,16 +70,19 @@ def forward_over_reverse(
     cost as much again on a small function. The gradient is taken with `create_graph=True`: without it torch
     picks backward kernels that have no, or a wrong, forward derivative.
     """
-    leaves = _differentiable(primals)
-    return with_formulas_if_needed(lambda: _forward_over_reverse(objective, leaves, tangents))
+    return with_formulas_if_needed(lambda: _forward_over_reverse(objective, primals, tangents))
 
 
 def _forward_over_reverse(
-    objective: Objective, leaves: Sequence[Tensor], tangents: Sequence[Tensor]
+    objective: Objective, primals: Sequence[Tensor], tangents: Sequence[Tensor]
 ) -> Outcome:
+    grad_mode = torch.is_grad_enabled()
     with torch.enable_grad(), fwAD.dual_level():
-        duals = [make_dual(x, v) for x, v in zip(leaves, tangents, strict=True)]
-        value = objective(duals, "forward")
+        leaves = [
+            _dual_leaf(x, v, connects=grad_mode and x.requires_grad)
+            for x, v in zip(primals, tangents, strict=True)
+        ]
+        value = objective(leaves, "forward")
         if not value.requires_grad:
             return _disconnected(value, leaves)
         facts = graph_facts(value, leaves)
@@ -84,13 +91,16 @@ def _forward_over_reverse(
         # A seed with a tangent of its own: torch handles a missing one by a detour through Python.
         plain = _dual.unpack_dual(value).primal
         seed = make_dual(torch.ones_like(plain), torch.zeros_like(plain))
-        gradients = materialized(pulled_back([value], duals, [seed], create_graph=True), leaves)
+        gradients = materialized(pulled_back([value], leaves, [seed], create_graph=True), leaves)
         unpacked = [_dual.unpack_dual(g) for g in gradients]
     product = [
         torch.zeros_like(x) if g.tangent is None else g.tangent for g, x in zip(unpacked, leaves, strict=True)
     ]
     vanishes = not any(g.tangent is not None and bool(g.tangent.any()) for g in unpacked)
-    return Outcome(plain, [g.primal for g in unpacked], product, vanishes=vanishes, facts=facts)
+    gradient = [g.primal for g in unpacked]
+    outcome = Outcome(plain, gradient, product, vanishes=vanishes, facts=facts)
+    outcome.leaves, outcome.differentiated = leaves, gradients  # out of their level, they are plain numbers
+    return outcome
 
 
 def reverse_over_reverse(
@@ -173,6 +183,14 @@ def functional_reverse(
 def functional_gradient(objective: Objective, way: Way, count: int) -> Callable[..., Any]:
     """(leaves) -> (gradients, value), for torch.func transforms with `has_aux=True`."""
     return torch.func.grad_and_value(lambda *leaves: objective(leaves, way), argnums=tuple(range(count)))
+
+
+def _dual_leaf(x: Tensor, tangent: Tensor, *, connects: bool) -> Tensor:
+    """A dual number whose graph ends at it, or at x if the result is to connect to x."""
+    if connects:
+        return make_dual(apart(x), tangent)
+    dual = make_dual(apart(ordinary(x.detach())), tangent)
+    return marked(dual)
 
 
 def _differentiable(primals: Sequence[Tensor]) -> list[Tensor]:
