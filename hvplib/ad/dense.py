@@ -157,10 +157,14 @@ class Dense:
             )
             if self._known is not None and rows.engine is not None:
                 self._known.learn(rows.engine, objective)
-        self._bundle_small(rows, output, down)
-        blocks = [
-            _block_row(rows, group, across, self._width(rows, output, len(group))) for group in down.groups
-        ]
+        if rows.given and all(group.whole is not None for group in down.groups):
+            blocks = _cut(rows.given, down, across)
+        else:
+            self._bundle_small(rows, output, down)
+            blocks = [
+                _block_row(rows, group, across, self._width(rows, output, len(group)))
+                for group in down.groups
+            ]
         if swapped:
             blocks = [[row[j].mT for row in blocks] for j in range(len(across.groups))]
         return blocks
@@ -231,6 +235,13 @@ class Dense:
         if self._functional:
             return min(count, 128)  # values of the caller's transform: nothing can be measured
         return chunk_width(rows.bytes_per_vector(), count, self._leaves[0].device)
+
+
+def _cut(rows: Sequence[Tensor], down: Axis, across: Axis) -> list[list[Tensor]]:
+    """The blocks (1, n_i, n_j) of rows that are all there, in the order of the groups."""
+    sizes = [len(group) for group in down.groups]
+    columns = [other.take(rows).unsqueeze(0).split_with_sizes(sizes, 1) for other in across.groups]
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def _block_row(rows: Rows, group: Group, across: Axis, width: int) -> list[Tensor]:

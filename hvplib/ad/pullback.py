@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from hvplib.ad.backward import materialized, pulled_back
-from hvplib.ad.graph import graph_bytes, survey
+from hvplib.ad.graph import contains, graph_bytes, survey
 from hvplib.ad.guard import derivative
 from hvplib.ad.inputs import Engines
 from hvplib.ad.leaves import ordinary
@@ -59,29 +60,26 @@ class Pullback:
         self._inputs = list(inputs)
         self._precision = precision
         self._noise = noise
-        facts = survey(self._outputs)
-        recordable = bool(self._outputs) and not (facts.custom or hooked)
-        self._operations = 2 * facts.operations if recordable else None
+        self._hooked = hooked
         self._engine = engine
-        self._single = Replay(self._operations, engine)
         self._blocks: dict[int, Replay] = {}
         # vmap turns convolutions into grouped ones, slower a vector than the loop. (A clock must not decide:
         # batched and single products differ in the last bit.)
-        self.batched = False if facts.convolution else batched
+        self.batched = False if contains(self._outputs, "ConvolutionBackward") else batched
         self.checks: list[Check] = []
         self.attempts: list[Attempt] = []
 
     @property
     def nbytes(self) -> int:
         """Bytes that the graph, and what is recorded of it, keep beyond the inputs."""
-        replays = (self._single, *self._blocks.values())
+        replays = [*self._blocks.values(), *([self._single] if "_single" in vars(self) else [])]
         recorded = [x for replay in replays if replay.program for x in replay.program.constants]
         return graph_bytes(self._outputs, self._inputs, recorded)
 
     @property
     def recorded(self) -> bool:
         """Whether products with a single vector are run from a record."""
-        return self._single.program is not None
+        return "_single" in vars(self) and self._single.program is not None
 
     def __call__(self, cotangents: Sequence[Tensor]) -> list[Tensor]:
         """One tensor per input, for one tensor per output."""
@@ -119,14 +117,8 @@ class Pullback:
     def _try_batched(self, cotangents: Sequence[Tensor], width: int) -> list[Tensor] | None:
         """One batched pass; None where an operation has no batching rule, or a wrong one."""
         live = [cotangents[index] for index in self._live]
-        replay = self._blocks.get(width)
-        if replay is None:
-            known = len(self._blocks) < _WIDTHS
-            replay = Replay(self._operations if known else None, self._engine)
-            if known:
-                self._blocks[width] = replay
         try:
-            result = list(replay(self._pull_block, live))
+            result = list(self._replay(width)(self._pull_block, live))
         except RuntimeError as error:
             if not is_missing_derivative(error):
                 raise
@@ -143,6 +135,26 @@ class Pullback:
         self.checks.append(check)
         self.batched = check.passed is True
         return result if self.batched else None
+
+    def _replay(self, width: int) -> Replay:
+        """What records products with blocks of this width."""
+        replay = self._blocks.get(width)
+        if replay is None:
+            known = len(self._blocks) < _WIDTHS
+            replay = Replay(self._operations if known else None, self._engine)
+            if known:
+                self._blocks[width] = replay
+        return replay
+
+    @cached_property
+    def _single(self) -> Replay:
+        return Replay(self._operations, self._engine)
+
+    @cached_property
+    def _operations(self) -> int | None:
+        """How many operations there are to record, about; None if they must not be."""
+        facts = survey(self._outputs)
+        return 2 * facts.operations if self._outputs and not (facts.custom or self._hooked) else None
 
     def _pull_block(self, *cotangents: Tensor) -> Sequence[Tensor]:
         # A loop over single operations would be slower than one over products.

@@ -34,6 +34,7 @@ class Rows(Protocol):
         device: Where they are.
         width: How many are to be asked for at once, where the source knows.
         engine: The kept graph that they come from, if there is one.
+        given: All rows that will be asked for, in their order, if they are there.
     """
 
     components: int
@@ -41,6 +42,7 @@ class Rows(Protocol):
     device: torch.device
     width: int | None = None
     engine: GraphEngine | None = None
+    given: Sequence[Tensor] = ()
 
     def push(self, piece: Piece, start: int, stop: int) -> Sequence[Tensor]:
         """Rows start ... stop - 1 of the M · len(piece) rows of `piece`, component by component.

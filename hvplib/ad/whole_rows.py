@@ -56,7 +56,7 @@ class WholeRows(Rows):
         for piece in pieces:
             self._starts[id(piece)] = self._total
             self._total += piece.offsets.numel()
-        self._rows = given
+        self.given = self._rows = given
         self._have = (0, self._total) if given else (0, 0)
 
     def bundle(self, pieces: Sequence[Piece]) -> None:
