@@ -78,7 +78,8 @@ class Derivatives:
             primals: The point.
             data: The data.
             verify: Whether its first product is preceded by checks.
-            value: f there, if it is known from an earlier local model; without it f is evaluated.
+            value: f there, if it is known from an earlier local model; without it f is evaluated. With it the
+                gradient is computed only if it is asked for.
             noise: Sets the random number generators for a function that may draw.
         """
         shared = self._strategy == "auto" and self._engine != "graph" and not verify
@@ -177,10 +178,12 @@ class _Family:
         points = [plain(x) for x in leaves]
         objective = Objective(self._function(data), spec, has_aux=True, noise=NoRandomness())
         with derivative(), torch.enable_grad():
-            found, gradients, residuals = program.linearize(points, tensors_of(data))
+            gradients: Sequence[Tensor] | None = None
             if value is None:
+                found, gradients, residuals = program.linearize(points, tensors_of(data))
                 same = self._is_func(program, objective, points, tensors_of(data))
             else:
+                found, residuals = program.again(points, tensors_of(data))
                 same = self._same(found, value)
         if not same:
             self._give_up("func changes by more than its arguments")
@@ -197,7 +200,7 @@ class _Family:
             try:
                 with objective.session():
                     value = objective([fresh(x) for x in place], "plain")
-                found = program.linearize(place, data)[0]
+                found = program.value(place, data)
             except Exception:  # beside the point, nobody asked for func
                 if place is points:
                     raise

@@ -39,18 +39,24 @@ class Engine(ABC):
         gradient: One tensor per primal.
         attempts: Ways given up for this one.
         checks: What was checked of its products.
+        has_gradient: Whether the gradient is there; `differentiated` computes it otherwise.
         custom: Whether func holds custom autograd functions. Of these nothing is known elsewhere: one whose
             backward cannot be differentiated drops out of products without an error, which shows only where
             its share in them is not zero.
     """
 
     custom = False
+    has_gradient = True
 
     def __init__(self, value: Tensor, gradients: Sequence[Tensor]) -> None:
         self.value = value.detach()
         self.gradient = [g.detach() for g in gradients]
         self.attempts: list[Attempt] = []
         self.checks: list[Check] = []
+
+    def differentiated(self) -> list[Tensor]:
+        """The gradient, computed if it is not there yet."""
+        return self.gradient
 
     @property
     @abstractmethod

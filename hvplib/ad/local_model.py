@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +33,6 @@ class LocalModel:
 
     Attributes:
         value: f(x), 0-d tensor.
-        gradient: ∇f(x), a pytree like the primals.
         aux: What func returned beside its value, with `has_aux=True`; detached.
     """
 
@@ -48,8 +47,18 @@ class LocalModel:
         self._engine: Engine | None = engine
         self._verify = verify
         self.value: Tensor = engine.value.detach()
-        self.gradient: Any = unflatten([g.detach() for g in engine.gradient], spec)
+        self._gradient: Any = self._tree(engine.gradient) if engine.has_gradient else None
         self.aux: Any = tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, objective.aux)
+
+    @property
+    def gradient(self) -> Any:
+        """∇f(x), a pytree like the primals."""
+        if self._gradient is None:
+            self._gradient = self._tree(self._ready().differentiated())
+        return self._gradient
+
+    def _tree(self, leaves: Sequence[Tensor]) -> Any:
+        return self._structure.tree([leaf.detach() for leaf in leaves])
 
     @property
     def report(self) -> Report:

@@ -23,7 +23,8 @@ class RecordedEngine(Engine):
 
     Args:
         program: Of the function.
-        value, gradients, residuals: What it gave at the point.
+        value, gradients, residuals: What it gave at the point; no gradients, if they are to be computed when
+            they are asked for.
         leaves: The point.
         data: What else the function was given there.
         graph: Makes an engine that needs no program, for when it cannot be run.
@@ -33,18 +34,20 @@ class RecordedEngine(Engine):
         self,
         program: SecondOrder,
         value: Tensor,
-        gradients: Sequence[Tensor],
+        gradients: Sequence[Tensor] | None,
         residuals: Sequence[Tensor],
         leaves: Sequence[Tensor],
         data: Sequence[Tensor],
         graph: Callable[[], Engine],
     ) -> None:
-        super().__init__(value, gradients)
+        super().__init__(value, gradients or [])
+        self.has_gradient = gradients is not None
         self._program = program
         self._residuals = residuals
         self._leaves = leaves
         # Residuals may be the user's own tensors, and the graph is made of these.
         self._residual_versions = _versions(residuals)
+        self._data = data
         self._given = [*leaves, *data]
         self._given_versions = _versions(self._given)
         self._graph = graph
@@ -53,6 +56,13 @@ class RecordedEngine(Engine):
     @property
     def strategy(self) -> str:
         return REVERSE
+
+    def differentiated(self) -> list[Tensor]:
+        if self.has_gradient:
+            return self.gradient
+        if _versions(self._given) != self._given_versions:
+            raise _written_to()
+        return self._program.linearize(self._leaves, self._data)[1]
 
     @property
     def recorded(self) -> bool:

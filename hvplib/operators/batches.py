@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from hvplib.ad.memory import chunk_width, free_bytes, with_backoff
+from hvplib.ad.memory import free_bytes
 from hvplib.ad.report import Report
 from hvplib.ad.vectors import all_finite, distance, norm
+from hvplib.operators.chunks import in_chunks
 from hvplib.operators.data import changed, fingerprint, length
 from hvplib.operators.noise import replayed
 from hvplib.space import Space
 
-__all__ = ["BatchSum", "Budget", "MayKeep", "Term", "in_chunks"]
+__all__ = ["BatchSum", "Budget", "MayKeep", "Term"]
 
 # Whether so many more bytes may be kept from product to product.
 MayKeep = Callable[[int], bool]
@@ -171,9 +172,25 @@ class BatchSum:
         tangent = self._space.unflatten(x)
         if self.only is not None:
             return self._own(self.only.hvp(tangent), x)
-        return _weighted_sum(
-            (self._own(term.hvp(tangent), x), weight) for term, weight, _ in self.live_terms()
-        )
+        if not self._space.uniform:
+            return _weighted_sum((self._own(t.hvp(tangent), x), weight) for t, weight, _ in self.live_terms())
+        return self._sum_of_leaves(tangent, x)
+
+    def _sum_of_leaves(self, tangent: Any, x: Tensor) -> Tensor:
+        """Leaf by leaf: the vector of each product would be written and read once more."""
+        total: Tensor | None = None
+        parts: list[Tensor] = []
+        leaves = self._space.structure.leaves
+        for term, weight, _ in self.live_terms():
+            product = term.hvp(tangent)
+            if total is None:
+                total = self._own(product, x)
+                total = total if weight == 1.0 else total.mul_(weight)
+                parts = leaves(self._space.unflatten(total)) or []
+            else:
+                torch._foreach_add_(parts, leaves(product) or [], alpha=weight)
+        assert total is not None, "a sum has at least one term of positive weight"
+        return total
 
     def _own(self, product: Any, x: Tensor) -> Tensor:
         """The vector of a product with x, in memory of its own: not copied where it is that already."""
@@ -299,38 +316,6 @@ class BatchSum:
             raise RuntimeError(changed(self._data, f"more than the {self.num_batches} batches of the first"))
         if fingerprint(arguments) != self._prints[index]:
             raise RuntimeError(changed(self._data, f"another batch number {index}"))
-
-
-def in_chunks(product: Callable[[Tensor], Tensor], X: Tensor, rows: int, nbytes: int) -> Tensor:
-    """A X for X (n, k), so many columns at a time as memory allows.
-
-    Args:
-        product: From columns to (rows, number of columns).
-        X: (n, k).
-        rows: Of the result.
-        nbytes: Bytes that a product works on for each column, beside the columns themselves.
-    """
-    count = X.shape[1]
-    result: Tensor | None = None
-
-    def run(start: int, stop: int) -> None:
-        nonlocal result
-        part = product(X[:, start:stop])
-        if stop - start == count and part.mT.is_contiguous():
-            result = part
-            return
-        if result is None:
-            result = _empty(rows, count, X)
-        result[:, start:stop] = part
-
-    per_vector = nbytes + (X.shape[0] + rows) * X.element_size()
-    with_backoff(run, count, chunk_width(per_vector, count, X.device))
-    return _empty(rows, count, X) if result is None else result
-
-
-def _empty(rows: int, count: int, like: Tensor) -> Tensor:
-    """A block (rows, count), stored as the others are."""
-    return torch.empty(count, rows, dtype=like.dtype, device=like.device).mT
 
 
 def _nothing(_nbytes: int) -> bool:

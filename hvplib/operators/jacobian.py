@@ -14,7 +14,8 @@ from hvplib.ad.jacobian import LocalJacobian, local_jacobian
 from hvplib.ad.modules import Selection
 from hvplib.ad.report import Report
 from hvplib.operators.base import Operator
-from hvplib.operators.batches import BatchSum, Budget, MayKeep, in_chunks
+from hvplib.operators.batches import BatchSum, Budget, MayKeep
+from hvplib.operators.chunks import in_chunks
 from hvplib.operators.module_parts import model_outputs
 from hvplib.operators.noise import seeded
 from hvplib.operators.over_data import DataOptions, copied, no_bar, progress_bar

@@ -303,3 +303,34 @@ def test_statistics_of_batch_norm_stay_as_they_are() -> None:
     assert torch.equal(H @ v, graph @ v)
     assert any(family._proven for family in H._derivatives._families.values())
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+def test_where_the_value_is_known_the_gradient_waits_until_it_is_asked_for() -> None:
+    of = derivatives(SMOOTH["tanh layer"])
+    x, v = normal(4, seed=99), normal(4, seed=98)
+    full = learnt(of)
+
+    def again() -> LocalModel:
+        return of.local_model(x, (), verify=False, value=full.value)
+
+    model = again()
+    assert is_recorded(model) and model.engine is not None and not model.engine.has_gradient
+    assert torch.equal(model.value, full.value) and torch.equal(model.hvp(v), full.hvp(v))
+    assert torch.equal(model.gradient, full.gradient)
+    model.release()
+    assert torch.equal(model.gradient, full.gradient)  # which was there
+    released, changed = again(), again()
+    released.release()
+    with pytest.raises(RuntimeError, match="this local model was released"):
+        _ = released.gradient
+    x.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an in-place operation"):
+        _ = changed.gradient
+
+
+def test_the_known_value_is_still_what_the_record_is_held_to() -> None:
+    of = derivatives(SMOOTH["tanh layer"])
+    full = learnt(of)
+    model = of.local_model(normal(4, seed=99), (), verify=False, value=full.value + 1)
+    assert not is_recorded(model) and "changes by more" in reason(of)
+    assert torch.equal(model.gradient, full.gradient)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from hvplib import HessianOperator, local_model
 from hvplib.ad.report import Report
-from hvplib.operators.batches import BatchSum, in_chunks
+from hvplib.operators.batches import BatchSum
 from hvplib.space import Space
 
 
@@ -146,18 +147,22 @@ def test_a_product_lies_in_memory_of_its_own(shared: Callable[[Tensor], Tensor])
     assert torch.equal(total.vector(x).add_(1), right) and x.tolist() == [1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("count", [2, 5])
-def test_a_block_that_fits_is_not_copied(count: int) -> None:
-    made: list[Tensor] = []
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float32), (torch.float32, torch.float64)])
+@pytest.mark.parametrize("budget", [0, 10**9])
+def test_products_are_summed_leaf_by_leaf(dtypes: tuple[torch.dtype, torch.dtype], budget: int) -> None:
+    def func(w: Tensor, b: Tensor, batch: tuple[Tensor, float]) -> Tensor:
+        return ((w @ batch[0]).tanh() + b.square()).square().sum()
 
-    def product(V: Tensor) -> Tensor:
-        made.append(3 * V)
-        return made[-1]
-
-    X = torch.ones(count, 3).mT
-    assert in_chunks(product, X, 3, 0) is made[0]
-    columns = in_chunks(lambda V: (3 * V).contiguous(), X, 3, 0)  # laid out by rows
-    assert columns.mT.is_contiguous() and torch.equal(columns, 3 * X)
+    w, b = torch.randn(3, 2, dtype=dtypes[0]), torch.randn(3, dtype=dtypes[1])
+    data = [(torch.randn(2, dtype=dtypes[0]), float(weight)) for weight in range(2, 9)]
+    H = HessianOperator(func, (w, b), data, weight=lambda batch: batch[1], memory_budget=budget)
+    space = Space.of((w, b))
+    v = space.random(generator=0)
+    models = [local_model(lambda w, b, batch=batch: func(w, b, batch), (w, b)) for batch in data]
+    products = [space.flatten(model.hvp(space.unflatten(v))) for model in models]
+    right = sum((batch[1] * p for batch, p in zip(data, products, strict=True)), torch.zeros(9)) / 35
+    for _ in range(3):
+        torch.testing.assert_close(H @ v, right.to(v), rtol=2e-6, atol=1e-6)
 
 
 def test_an_empty_block() -> None:

@@ -66,6 +66,7 @@ class SecondOrder:
         self._multiply: Callable[..., Sequence[Tensor]] = emit(
             parts.tangent, made.constants, self._tangent_traits
         )
+        self._compiled = compile
         if compile:
             point = [*leaves, *data]
             residuals = self._linearize(*point)[first:]
@@ -91,6 +92,14 @@ class SecondOrder:
         """What `multiply` needs of the point, alone."""
         return list(self._residuals(*leaves, *data))
 
+    def again(self, leaves: Sequence[Tensor], data: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """f, and what `multiply` needs: of a point where ∇f is known, which takes a third of a gradient."""
+        if self._compiled:
+            value, _, residuals = self.linearize(leaves, data)
+            return value, residuals
+        value, *residuals = self._again(*leaves, *data)
+        return value, residuals
+
     @cached_property
     def _value(self) -> Callable[..., Sequence[Tensor]]:
         graph, traits = only(self._parts.primal, self._primal_traits, slice(0, 1))
@@ -100,6 +109,12 @@ class SecondOrder:
     def _residuals(self) -> Callable[..., Sequence[Tensor]]:
         graph, traits = only(self._parts.primal, self._primal_traits, slice(self._first, None))
         return emit(graph, self._record.constants, traits, apart=0)
+
+    @cached_property
+    def _again(self) -> Callable[..., Sequence[Tensor]]:
+        parts = slice(0, 1), slice(self._first, None)
+        graph, traits = only(self._parts.primal, self._primal_traits, *parts)
+        return emit(graph, self._record.constants, traits, apart=1)
 
     @property
     def is_total(self) -> bool:

@@ -61,10 +61,11 @@ def split(
 
 
 def only(
-    graph: fx.Graph, traits: Mapping[fx.Node, Trait], outputs: slice
+    graph: fx.Graph, traits: Mapping[fx.Node, Trait], *outputs: slice
 ) -> tuple[fx.Graph, dict[fx.Node, Trait]]:
     """The part of a graph that computes some of its outputs, with the same inputs."""
-    ends = list(next(iter(reversed(graph.nodes))).args[0])[outputs]
+    every = list(next(iter(reversed(graph.nodes))).args[0])
+    ends = [end for part in outputs for end in every[part]]
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     part, copies = _copied(graph, inputs, list(_ancestors(ends)), ends)
     return part, {copy: traits[node] for node, copy in copies.items() if node in traits}

@@ -60,6 +60,18 @@ def test_gradients_are_the_callers_own(program: SecondOrder) -> None:
     assert all(map(torch.equal, program.multiply(residuals, [v, w]), before))
 
 
+def test_a_point_is_taken_up_again_without_its_gradient(
+    program: SecondOrder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y, a, v, w = (normal(5, seed=40 + s) for s in range(5))
+    value, _, residuals = program.linearize([x, y], [a])
+    monkeypatch.setattr(program, "_linearize", None)
+    again, others = program.again([x, y], [a])
+    assert torch.equal(again, value) and torch.equal(again, program.value([x, y], [a]))
+    assert all(map(torch.equal, others, residuals))
+    assert all(map(torch.equal, program.multiply(others, [v, w]), quartic(x, y, a, v, w)[3:]))
+
+
 def test_what_depends_on_numbers_is_refused() -> None:
     def branching(x: Tensor, v: Tensor) -> Sequence[Tensor]:
         return [x.sum(), x * 2 if bool(x.sum() > 0) else x, v]
