@@ -82,6 +82,17 @@ class Alike:
                 return False
         return True
 
+    def width(self, tensors: Sequence[Any]) -> int | None:
+        """k, if each is k tensors like its counterpart along a leading dimension; otherwise None."""
+        widths = set()
+        for x, (shape, dtype, device) in zip(tensors, self._traits, strict=True):
+            if not isinstance(x, Tensor) or not x.dim() or x.dtype != dtype or x.device != device:
+                return None
+            if (stacked := x.shape)[1:] != shape:
+                return None
+            widths.add(stacked[0])
+        return widths.pop() if len(widths) == 1 else None
+
 
 def unflatten(leaves: Sequence[Any], spec: TreeSpec) -> Any:
     """The pytree of `spec` with these leaves."""

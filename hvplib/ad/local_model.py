@@ -98,6 +98,14 @@ class LocalModel:
 
         Batched through the kept linearisation; a loop where an operation has no batching rule.
         """
+        leaves = self._structure.leaves(V)
+        width = None if leaves is None else self._like.width(leaves)
+        if leaves is None or width is None:
+            leaves, width = self._stacked(V)
+        return self._structure.tree(self._ready().block(leaves, width)) if width else V
+
+    def _stacked(self, V: Any) -> tuple[list[Tensor], int]:
+        """The leaves of V and k, or an error that tells what is wrong with V."""
         leaves, spec = tree_flatten(V)
         if spec != self._spec or not all(isinstance(leaf, Tensor) and leaf.dim() > 0 for leaf in leaves):
             raise ValueError(
@@ -107,10 +115,10 @@ class LocalModel:
         widths = {leaf.shape[0] for leaf in leaves}
         if len(widths) != 1:
             raise ValueError(f"V must have one leading dimension k on all leaves, got {sorted(widths)}")
-        if not (width := widths.pop()):
-            return V
-        flatten_like("V[0]", unflatten([leaf[0] for leaf in leaves], spec), None, self._leaves, self._spec)
-        return unflatten(self._ready().block(leaves, width), self._spec)
+        if width := widths.pop():
+            first = unflatten([leaf[0] for leaf in leaves], spec)
+            flatten_like("V[0]", first, None, self._leaves, self._spec)
+        return leaves, width
 
     def release(self) -> None:
         """Free the kept linearisation; value, gradient and aux stay."""
