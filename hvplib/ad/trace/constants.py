@@ -20,20 +20,26 @@ Traits = MutableMapping[fx.Node, Trait]
 _BLIND = {aten.zeros_like.default, aten.ones_like.default, aten.full_like.default}
 _BLIND |= {aten.new_zeros.default, aten.new_ones.default, aten.new_full.default}
 _POWER = aten.pow.Tensor_Scalar
+_TANH = aten.tanh_backward.default
+_ROUNDS_AT_ONCE = (torch.float32, torch.float64)  # what is narrower is rounded after the whole operation
 # Constants are kept: not where they are large.
 _NUMBERS = 2**16
 
 
 def fold_constants(graph: fx.Graph, traits: Traits, constants: MutableMapping[str, Tensor]) -> None:
-    """x⁰ = 1, x¹ = x, 1 x = x, and what is made of constants alone is a constant.
+    """x⁰ = 1, x¹ = x, 1 x = x, tanh′ is a factor, and what is made of constants alone is a constant.
 
     The numbers are those that the operations give: they are asked, once.
     """
     for node in list(graph.nodes):
-        if node.op != "call_function" or node not in traits or traits[node].shape.numel() > _NUMBERS:
+        if node.op != "call_function" or node not in traits:
             continue
         if (same := _unchanged(node, traits, constants)) is not None:
             node.replace_all_uses_with(same)
+        elif node.target is _TANH:
+            _take_out_factor(graph, node, traits, constants)
+        elif traits[node].shape.numel() > _NUMBERS:
+            continue
         elif (arguments := _known(node, traits, constants)) is not None:
             _replace(graph, node, node.target(*arguments[0], **arguments[1]), traits, constants)
 
@@ -76,6 +82,24 @@ def _unchanged(node: fx.Node, traits: Traits, constants: Mapping[str, Tensor]) -
     return None
 
 
+def _take_out_factor(
+    graph: fx.Graph, node: fx.Node, traits: Traits, constants: MutableMapping[str, Tensor]
+) -> None:
+    """tanh_backward(x, c) = x (1 − c²), with the second factor as the kernel computes it."""
+    moving: Any
+    constant: Any
+    moving, constant = node.args
+    if constant.op != "get_attr" or moving.op == "get_attr":
+        return
+    own, other, value = traits[node], traits[moving], constants[str(constant.target)]
+    if own.dtype not in _ROUNDS_AT_ONCE or own.device.type != "cpu" or value.dtype != own.dtype:
+        return
+    if (own.shape, own.stride, own.dtype) != (other.shape, other.stride, other.dtype):
+        return
+    factor = _constant(graph, node, aten.tanh_backward(torch.ones_like(value), value), traits, constants)
+    node.target, node.args = aten.mul.Tensor, (moving, factor)
+
+
 def _is_one(value: Any, constants: Mapping[str, Tensor]) -> bool:
     if not isinstance(value, fx.Node) or value.op != "get_attr":
         return False
@@ -89,6 +113,13 @@ def _replace(
     """Let `value` stand in the place of what a node computes."""
     if not isinstance(value, Tensor):
         return
+    node.replace_all_uses_with(_constant(graph, node, value, traits, constants))
+
+
+def _constant(
+    graph: fx.Graph, node: fx.Node, value: Tensor, traits: Traits, constants: MutableMapping[str, Tensor]
+) -> fx.Node:
+    """A node for a constant in front of another node."""
     name = f"{node.name}_known_{len(constants)}"
     constants[name] = value
     with graph.inserting_before(node):
@@ -97,4 +128,4 @@ def _replace(
     traits[constant] = Trait(
         trait.shape, trait.stride, trait.dtype, trait.device, -len(constants), trait.whole
     )
-    node.replace_all_uses_with(constant)
+    return constant

@@ -36,24 +36,27 @@ _PLAIN: dict[Any, Callable[..., Any]] = {
     aten.t.default: Tensor.t,
     aten.transpose.int: Tensor.transpose,
     aten.view.default: Tensor.view,
+    aten._unsafe_view.default: Tensor.view,
     aten.expand.default: Tensor.expand,
     aten.permute.default: Tensor.permute,
     aten.unsqueeze.default: Tensor.unsqueeze,
     aten.squeeze.dim: Tensor.squeeze,
     aten.sum.dim_IntList: Tensor.sum,
     aten.select.int: Tensor.select,
+    aten.constant_pad_nd.default: torch.constant_pad_nd,
 }
 # Those of them that take the numbers of their list one by one.
-_SHAPED = {aten.view.default, aten.expand.default, aten.permute.default}
-# Elementwise operations that may write their result over an argument.
-_ELEMENTWISE = {
-    aten.mul.Tensor,
-    aten.mul.Scalar,
-    aten.add.Tensor,
-    aten.sub.Tensor,
-    aten.div.Tensor,
-    aten.neg.default,
+_SHAPED = {aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.permute.default}
+# Elementwise operations that may write their result over an argument, and how they do over the first.
+_ELEMENTWISE: dict[Any, Callable[..., Any]] = {
+    aten.mul.Tensor: Tensor.mul_,
+    aten.mul.Scalar: Tensor.mul_,
+    aten.add.Tensor: Tensor.add_,
+    aten.sub.Tensor: Tensor.sub_,
+    aten.div.Tensor: Tensor.div_,
+    aten.neg.default: Tensor.neg_,
 }
+_COMMUTE = (aten.mul.Tensor, aten.add.Tensor)
 # What the text of an argument may refer to.
 _WORDS: dict[str, Any] = {"torch": torch, "device": torch.device}
 
@@ -107,13 +110,21 @@ def _call(
 ) -> str:
     arguments = [_text(argument, names) for argument in node.args]
     arguments += [f"{name}={_text(value, names)}" for name, value in node.kwargs.items()]
-    if over is not None:
-        arguments.append(f"out={names[over]}")
     target: Any = node.target
+    if over is not None:
+        if over is not node.args[0] and target in _COMMUTE:
+            arguments.reverse()
+        if arguments[0] == names[over]:
+            called = str(target).replace(".", "_") + "_"
+            namespace[called] = _ELEMENTWISE[target]
+            return f"{called}({', '.join(arguments)})"
+        arguments.append(f"out={names[over]}")
     if target in _SHAPED and isinstance(node.args[1], list) and len(node.args[1]):
         arguments[1:2] = map(str, node.args[1])  # one by one: a list takes torch longer to read
     if target is part_of:
         return f"{arguments[0]}[{arguments[1]}]"
+    if target is aten.slice.Tensor and node.args[1:2] == (0,) and not node.kwargs:
+        return f"{arguments[0]}[{':'.join(arguments[2:])}]"
     called = str(target).replace(".", "_")
     namespace[called] = _PLAIN.get(target, target._op)
     return f"{called}({', '.join(arguments)})"

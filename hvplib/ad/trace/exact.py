@@ -19,13 +19,14 @@ aten: Any = torch.ops.aten
 Traits = MutableMapping[fx.Node, Trait]
 
 _MUL = aten.mul.Tensor
+_SMALL = 2.0**10  # factors up to this and its inverse are joined
 _WIDE = 1e30  # the largest number of float16 is met by chance, that of these dtypes is not
 
 
 def fold_signs_and_powers_of_two(
     graph: fx.Graph, traits: Traits, constants: MutableMapping[str, Tensor]
 ) -> None:
-    """a + (−b) = a − b, and for a constant c and a factor s = ±2ᵏ, s (x c) = (s x) c = x (s c).
+    """a + (−b) = a − b, s (t x) = (s t) x, s (x c) = (s x) c = x (s c); c constant, s and t ±2ᵏ.
 
     Signs are always exact. Powers of two are as long as nothing overflows or gets lost below the smallest
     normal number: a constant takes one in only if it is far from both, and in no dtype with a narrow range.
@@ -39,6 +40,7 @@ def fold_signs_and_powers_of_two(
         elif node.target is _MUL:
             _take_in_inner(graph, node, traits, constants)
         elif _factor(node) is not None:
+            _join_factors(node, traits)
             _take_in_outer(graph, node, traits, constants)
 
 
@@ -57,6 +59,23 @@ def _factor(node: Any) -> float | None:
     if node.target is aten.mul.Scalar and isinstance(node.args[1], int | float):
         return float(node.args[1]) if abs(math.frexp(node.args[1])[0]) == 0.5 else None
     return None
+
+
+def _join_factors(node: fx.Node, traits: Traits) -> None:
+    """s (t x) becomes (s t) x."""
+    inner: Any = node.args[0]
+    outer, factor = _factor(node), _factor(inner)
+    if outer is None or factor is None or traits[inner].dtype not in (torch.float32, torch.float64):
+        return
+    x = inner.args[0]
+    if traits[x].dtype != traits[inner].dtype or not all(
+        1 / _SMALL <= abs(f) <= _SMALL for f in (outer, factor)
+    ):
+        return
+    if outer * factor == -1.0:
+        node.target, node.args = aten.neg.default, (x,)
+    else:
+        node.target, node.args = aten.mul.Scalar, (x, outer * factor)
 
 
 def _constant(node: fx.Node) -> fx.Node | None:

@@ -11,7 +11,9 @@ import torch.fx as fx
 from hvplib.ad.trace.constants import fold_constants
 from hvplib.ad.trace.exact import fold_signs_and_powers_of_two
 from hvplib.ad.trace.recorder import Trait
+from hvplib.ad.trace.slices import simplify_slices
 from hvplib.ad.trace.views import broadcasts, simplify_views
+from hvplib.ad.trace.zeros import simplify_zeros
 
 __all__ = ["tidy"]
 
@@ -29,6 +31,8 @@ def tidy(graph: fx.Graph, traits: Traits, constants: MutableMapping[str, torch.T
     passes: list[Callable[[], None]] = [
         lambda: simplify_views(graph, traits),
         lambda: merge_equal(graph),
+        lambda: simplify_slices(graph, traits),
+        lambda: simplify_zeros(graph, traits, constants),
         lambda: fold_constants(graph, traits, constants),
         lambda: fold_signs_and_powers_of_two(graph, traits, constants),
         lambda: broadcasts(graph, traits),

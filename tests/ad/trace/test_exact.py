@@ -33,6 +33,8 @@ FOLDS: dict[str, tuple[Callable[[Tensor], Tensor], list[Any]]] = {
     "negated after": (lambda x: -(x * W), [aten.mul.Tensor]),
     "the constant first": (lambda x: W * (-x), [aten.mul.Tensor]),
     "doubled before": (lambda x: aten.mul.Scalar(x, 2) * W, [aten.mul.Tensor]),
+    "negated twice and doubled": (lambda x: -aten.mul.Scalar(-x, 2), [aten.mul.Scalar]),
+    "halved and negated": (lambda x: -aten.mul.Scalar(aten.mul.Scalar(x, 0.5), 2), [aten.neg.default]),
     "quartered after": (lambda x: aten.mul.Scalar(x * W, -0.25), [aten.mul.Tensor]),
 }
 
@@ -45,6 +47,8 @@ def test_what_is_exact_is_folded(name: str) -> None:
 
 STAYS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "a factor that rounds": (lambda x: aten.mul.Scalar(x * W, 3), 2),
+    "factors that round": (lambda x: aten.mul.Scalar(aten.mul.Scalar(x, 3), 2), 2),
+    "a large factor": (lambda x: aten.mul.Scalar(aten.mul.Scalar(x, 2.0**600), 2.0**-600), 2),
     "zero": (lambda x: aten.mul.Scalar(x * W, 0.0), 2),
     "infinity": (lambda x: aten.mul.Scalar(x * W, math.inf), 2),
     "nothing constant": (lambda x: -(x * x), 2),
