@@ -16,9 +16,8 @@ from hvplib.ad.axes import Axis, Group, Piece
 from hvplib.ad.known import Call, Known, Memory
 from hvplib.ad.memory import chunk_width, require, with_backoff
 from hvplib.ad.objective import Objective
-from hvplib.ad.row_source import known_rows, probe, row_source
+from hvplib.ad.row_source import Judgement, judge, known_rows, row_source
 from hvplib.ad.rows import Rows
-from hvplib.ad.select import Selection, select
 from hvplib.ad.transforms import in_transform
 from hvplib.errors import DerivativeError, OutputError
 
@@ -87,17 +86,17 @@ class Dense:
             return found
 
         objective = Objective(func, tree_flatten(tuple(self._leaves))[1])
-        points = [x.detach() for x in self._leaves]
         with objective.session():
             try:
-                selection = select(objective, points, probe(points))
+                judgement = judge(objective, self._leaves)
             except (OutputError, DerivativeError):
                 return None  # what it is, or why it is refused, is told there
-            if selection.outcome.facts.captured and torch.is_grad_enabled():
+            outcome = judgement.selection.outcome
+            if outcome.facts.captured and torch.is_grad_enabled():
                 return None
-            value = selection.outcome.value.detach().reshape(shapes[0])
+            value = outcome.value.detach().reshape(shapes[0])
             self._check_memory([value])
-            blocks = self._blocks(objective, value, wants_graph=False, selection=selection)
+            blocks = self._blocks(objective, value, wants_graph=False, judgement=judgement)
         return self._assembled(blocks, value)
 
     def _of_any(self) -> Any:
@@ -136,14 +135,14 @@ class Dense:
         )
 
     def _blocks(
-        self, objective: Objective, output: Tensor, *, wants_graph: bool, selection: Selection | None = None
+        self, objective: Objective, output: Tensor, *, wants_graph: bool, judgement: Judgement | None = None
     ) -> list[list[Tensor]]:
         """The blocks (M, n_i, n_j) of one output, for the groups i of rows and j of columns."""
         # H is symmetric: the shorter side is pushed.
         swapped = len(self._columns) < len(self._rows)
         down, across = (self._columns, self._rows) if swapped else (self._rows, self._columns)
         pieces = [piece for group in down.groups for piece in group.pieces]
-        rows = self._rows_known(objective, output, pieces) if selection is None else None
+        rows = self._rows_known(objective, output, pieces) if judgement is None else None
         if rows is None:
             rows = row_source(
                 objective,
@@ -153,7 +152,7 @@ class Dense:
                 pieces,
                 wants_graph=wants_graph,
                 at_once=not isinstance(self._chunk_size, int),
-                selection=selection,
+                judgement=judgement,
             )
             if self._known is not None and rows.engine is not None:
                 self._known.learn(rows.engine, objective)

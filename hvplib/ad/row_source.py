@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
@@ -13,17 +14,35 @@ from hvplib.ad.memory import chunk_width, is_out_of_memory
 from hvplib.ad.objective import Objective
 from hvplib.ad.rows import KeptRows, PushedRows, Rows, SingleRows
 from hvplib.ad.select import FORWARD, REVERSE, Selection, is_missing_derivative, select
-from hvplib.ad.strategies import Outcome
 from hvplib.ad.verify import agreement, probes, rounding
 from hvplib.ad.whole_rows import WholeRows, units
 from hvplib.errors import DerivativeError
 
-__all__ = ["known_rows", "probe", "row_source"]
+__all__ = ["Judgement", "judge", "known_rows", "row_source"]
 
 # So many rows are pushed at once, where memory allows.
 _FEW = 128
 # Recorded products with blocks of this width cost least a row, on networks of 1000 to 5000 parameters.
 _RECORDED_WIDTH = 64
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A product that rows are held against: of a random vector, as `hvp` gives it."""
+
+    vector: list[Tensor]
+    selection: Selection
+
+
+def judge(objective: Objective, leaves: Sequence[Tensor]) -> Judgement:
+    """The product at these leaves.
+
+    Raises:
+        DerivativeError, OutputError: As `select` does.
+    """
+    points = [x.detach() for x in leaves]
+    (v,) = probes(points, 1)
+    return Judgement(v, select(objective, points, v))
 
 
 def row_source(
@@ -35,7 +54,7 @@ def row_source(
     *,
     wants_graph: bool,
     at_once: bool,
-    selection: Selection | None = None,
+    judgement: Judgement | None = None,
 ) -> Rows:
     """The fastest source that is right here.
 
@@ -47,7 +66,7 @@ def row_source(
         pieces: The rows that will be asked for, in their order.
         at_once: Whether they may be pushed at once, if they are few.
         wants_graph: Whether the rows must carry a graph for further derivatives.
-        selection: The product with `probe(leaves)` that `select` gives, if it is there.
+        judgement: What rows are held against, if it is there.
     """
     if objective.functional or wants_graph:
         if strategy == "finite-difference":
@@ -57,17 +76,18 @@ def row_source(
         return PushedRows(objective, leaves, output, strategy, plain=False)
     if not output.numel() or not any(x.numel() for x in leaves):
         return PushedRows(objective, leaves, output, strategy, plain=True)
-    if selection is not None and selection.strategy == FORWARD:
-        engine = GraphEngine.of(objective, selection.outcome)
-        if engine is not None and (rows := _kept(engine, objective, leaves, pieces, selection, at_once)):
+    if judgement is not None and judgement.selection.strategy == FORWARD:
+        engine = GraphEngine.of(objective, judgement.selection.outcome)
+        if engine is not None and (rows := _kept(engine, objective, leaves, pieces, judgement, at_once)):
             return rows
     if strategy in ("auto", REVERSE) and output.numel() == 1:
         built = GraphEngine.build(objective, leaves)
         if isinstance(built, GraphEngine):
             if strategy == REVERSE:
                 return KeptRows(built, objective, leaves)
-            chosen = selection or select(objective, [x.detach() for x in leaves], probe(leaves))
-            if rows := _kept(built, objective, leaves, pieces, chosen, at_once):
+            if rows := _kept(
+                built, objective, leaves, pieces, judgement or judge(objective, leaves), at_once
+            ):
                 return rows
         elif strategy == REVERSE and built.__cause__ is not None:
             raise built
@@ -90,24 +110,18 @@ def known_rows(
     return WholeRows(engine.block, leaves, pieces, width if limit is None else min(width, limit))
 
 
-def probe(leaves: Sequence[Tensor]) -> list[Tensor]:
-    """The vector that products are proven with."""
-    return probes(leaves, 1)[0]
-
-
 def _kept(
     engine: GraphEngine,
     objective: Objective,
     leaves: Sequence[Tensor],
     pieces: Sequence[Piece],
-    selection: Selection,
+    judgement: Judgement,
     at_once: bool,
 ) -> Rows | None:
     """Rows through a kept graph, if it stands up to the product by another way."""
-    outcome = selection.outcome
-    if at_once and (few := _at_once(engine, objective, leaves, pieces, outcome)) is not None:
+    if at_once and (few := _at_once(engine, objective, leaves, pieces, judgement)) is not None:
         return few
-    return KeptRows(engine, objective, leaves) if _right(engine, objective, leaves, outcome) else None
+    return KeptRows(engine, objective, leaves) if _right(engine, objective, leaves, judgement) else None
 
 
 def _at_once(
@@ -115,16 +129,15 @@ def _at_once(
     objective: Objective,
     leaves: Sequence[Tensor],
     pieces: Sequence[Piece],
-    outcome: Outcome,
+    judgement: Judgement,
 ) -> Rows | None:
-    """All rows and the probe by one batched pass, the probe held against `outcome`; None where that fails."""
+    """All rows and one more vector by one batched pass, its product judged; None where that fails."""
     total = sum(piece.offsets.numel() for piece in pieces)
     per_vector = engine.nbytes() + 2 * sum(x.numel() * x.element_size() for x in leaves)
     if not 0 < total <= _FEW or chunk_width(per_vector, total + 1, leaves[0].device) <= total:
         return None
-    v = probe(leaves)
     rows = units(pieces, 0, total + 1, [x.detach() for x in leaves])
-    for block, direction in zip(rows, v, strict=True):
+    for block, direction in zip(rows, judgement.vector, strict=True):
         block[total] = direction
     try:
         products = engine.batch(rows)
@@ -132,15 +145,15 @@ def _at_once(
         if not is_out_of_memory(error):
             raise
         return None
-    if products is None or not _agrees([p[total] for p in products], v, objective, leaves, outcome):
+    if products is None or not _agrees([p[total] for p in products], objective, leaves, judgement):
         return None
     engine.believe_batches()
     return WholeRows(engine.block, leaves, pieces, total, given=[p[:total] for p in products], engine=engine)
 
 
-def _right(engine: GraphEngine, objective: Objective, leaves: Sequence[Tensor], outcome: Outcome) -> bool:
-    """Whether the kept graph gives the product that `hvp` gives for the probe, singly and batched."""
-    v = probe(leaves)
+def _right(engine: GraphEngine, objective: Objective, leaves: Sequence[Tensor], judgement: Judgement) -> bool:
+    """Whether the kept graph gives the product that `hvp` gives, singly and batched."""
+    v = judgement.vector
     try:
         single = engine.product(v)
     except RuntimeError as error:
@@ -148,16 +161,12 @@ def _right(engine: GraphEngine, objective: Objective, leaves: Sequence[Tensor], 
             raise
         return False
     engine.block([t.unsqueeze(0).expand(2, *t.shape) for t in v], 2)  # settles whether batches are right
-    return _agrees(single, v, objective, leaves, outcome)
+    return _agrees(single, objective, leaves, judgement)
 
 
 def _agrees(
-    product: Sequence[Tensor],
-    v: Sequence[Tensor],
-    objective: Objective,
-    leaves: Sequence[Tensor],
-    outcome: Outcome,
+    product: Sequence[Tensor], objective: Objective, leaves: Sequence[Tensor], judgement: Judgement
 ) -> bool:
-    precision = objective.precision(leaves)
-    noise = partial(rounding, outcome.value, outcome.gradient, leaves, v, precision)
+    outcome, precision = judgement.selection.outcome, objective.precision(leaves)
+    noise = partial(rounding, outcome.value, outcome.gradient, leaves, judgement.vector, precision)
     return agreement(product, outcome.product, "kept graph against hvp", precision, noise).passed is True

@@ -13,6 +13,8 @@ __all__ = ["all_finite", "coarsest", "distance", "dot", "entry_size", "moved", "
 # Entries that are brought to double precision at a time: copies of whole vectors would decide how much memory
 # the checks of a large model take.
 _PIECE = 2**18
+# Where there are no more numbers than this, it is the number of tensors that counts.
+_FEW = 2**14
 
 
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
@@ -35,6 +37,8 @@ def distance(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
 
 def relative_error(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     """‖left − right‖ / max(‖left‖, ‖right‖), 0 where both vanish."""
+    if _are_few(left, right):
+        left, right = _joined(left), _joined(right)
     off = distance(left, right)
     return 0.0 if off == 0 else off / (max(norm(left), norm(right)) or math.nan)
 
@@ -58,6 +62,16 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
 def coarsest(tensors: Sequence[Tensor], also: Collection[torch.dtype] = ()) -> torch.dtype:
     """The dtype with the largest rounding error, among those of the tensors and others."""
     return max((*(x.dtype for x in tensors), *also), key=lambda dtype: torch.finfo(dtype).eps)
+
+
+def _are_few(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
+    """Whether both are better joined."""
+    few = len(left) > 1 and sum(t.numel() for t in left) <= _FEW
+    return few and len({(t.dtype, t.device) for t in (*left, *right)}) == 1
+
+
+def _joined(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.cat([t.detach().reshape(-1) for t in tensors])]
 
 
 def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

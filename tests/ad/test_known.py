@@ -32,7 +32,6 @@ def proofs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return select(*args)
 
     monkeypatch.setattr(sources, "select", counted)
-    monkeypatch.setattr("hvplib.ad.dense.select", counted)
     return made
 
 
