@@ -17,7 +17,7 @@ from hvplib.ad.known import Call, Known, Memory
 from hvplib.ad.memory import chunk_width, require, with_backoff
 from hvplib.ad.objective import Objective
 from hvplib.ad.row_source import Judgement, judge, known_rows, row_source
-from hvplib.ad.rows import Rows
+from hvplib.ad.rows import PushedRows, Rows
 from hvplib.ad.transforms import in_transform
 from hvplib.errors import DerivativeError, OutputError
 
@@ -52,6 +52,8 @@ class Dense:
         self._func = func
         self._leaves = list(leaves)
         self._rows, self._columns = sides
+        # H is symmetric: the shorter side is pushed.
+        self._sides = sides[::-1] if len(sides[1]) < len(sides[0]) else sides
         self._strategy = strategy
         self._chunk_size = chunk_size
         self._has_aux = has_aux
@@ -70,6 +72,10 @@ class Dense:
             hessian = self._of_a_scalar()
             if hessian is not None:
                 return hessian
+        if (self._functional or carries) and self._strategy != "finite-difference" and not self._has_aux:
+            hessian = self._of_a_scalar_with_graph()
+            if hessian is not None:
+                return hessian
         return self._of_any()
 
     def _of_a_scalar(self) -> Any:
@@ -77,15 +83,7 @@ class Dense:
 
         The evaluation is that of the product that judges: the graph of its gradient serves for the rows.
         """
-        shapes: list[torch.Size] = []
-
-        def func(*leaves: Tensor) -> Any:
-            found = self._func(*leaves)
-            if isinstance(found, Tensor):
-                shapes[:] = [found.shape]
-            return found
-
-        objective = Objective(func, tree_flatten(tuple(self._leaves))[1])
+        objective, shapes = self._watched()
         with objective.session():
             try:
                 judgement = judge(objective, self._leaves)
@@ -98,6 +96,34 @@ class Dense:
             self._check_memory([value])
             blocks = self._blocks(objective, value, wants_graph=False, judgement=judgement)
         return self._assembled(blocks, value)
+
+    def _of_a_scalar_with_graph(self) -> Any:
+        """The Hessian of a function that returns one number, in a transform or with a graph of its own.
+
+        None where it returns something else, as the first rows tell.
+        """
+        objective, shapes = self._watched()
+        with objective.session():
+            one = self._leaves[0].new_zeros(())
+            rows = PushedRows(objective, self._leaves, one, self._strategy, plain=False)
+            try:
+                blocks = self._pushed(rows, one)
+            except OutputError:
+                return None
+        return self._assembled(blocks, one.reshape(shapes[0])) if shapes else None
+
+    def _watched(self) -> tuple[Objective, list[torch.Size]]:
+        """The function, and a list in which it leaves the shape of the tensor that it returned last."""
+        shapes: list[torch.Size] = []
+
+        def func(*leaves: Tensor) -> Any:
+            found = self._func(*leaves)
+            if isinstance(found, Tensor):
+                shapes[:] = [found.shape]
+            return found
+
+        spec = tree_flatten(tuple(self._leaves))[1]
+        return Objective(func, spec, functional=self._functional), shapes
 
     def _of_any(self) -> Any:
         """The Hessian of whatever func returns."""
@@ -138,10 +164,7 @@ class Dense:
         self, objective: Objective, output: Tensor, *, wants_graph: bool, judgement: Judgement | None = None
     ) -> list[list[Tensor]]:
         """The blocks (M, n_i, n_j) of one output, for the groups i of rows and j of columns."""
-        # H is symmetric: the shorter side is pushed.
-        swapped = len(self._columns) < len(self._rows)
-        down, across = (self._columns, self._rows) if swapped else (self._rows, self._columns)
-        pieces = [piece for group in down.groups for piece in group.pieces]
+        pieces = [piece for group in self._sides[0].groups for piece in group.pieces]
         rows = self._rows_known(objective, output, pieces) if judgement is None else None
         if rows is None:
             rows = row_source(
@@ -156,6 +179,11 @@ class Dense:
             )
             if self._known is not None and rows.engine is not None:
                 self._known.learn(rows.engine, objective)
+        return self._pushed(rows, output)
+
+    def _pushed(self, rows: Rows, output: Tensor) -> list[list[Tensor]]:
+        """The blocks from their rows."""
+        down, across = self._sides
         if rows.given and all(group.whole is not None for group in down.groups):
             blocks = _cut(rows.given, down, across)
         else:
@@ -164,7 +192,7 @@ class Dense:
                 _block_row(rows, group, across, self._width(rows, output, len(group)))
                 for group in down.groups
             ]
-        if swapped:
+        if down is not self._rows:
             blocks = [[row[j].mT for row in blocks] for j in range(len(across.groups))]
         return blocks
 
@@ -287,9 +315,9 @@ def _joined(rows: Rows, group: Group, across: Axis, width: int) -> list[Tensor]:
 
         with_backoff(run, rows.components * piece.offsets.numel(), width)
         for joined, parts in zip(per_piece, zip(*chunks, strict=True), strict=True):
-            joined.append(torch.cat(parts).reshape(rows.components, piece.offsets.numel(), -1))
+            part = parts[0] if len(parts) == 1 else torch.cat(parts)
+            joined.append(part.reshape(rows.components, piece.offsets.numel(), -1))
+    if group.whole is not None:
+        return [parts[0] for parts in per_piece]
     order = torch.cat([piece.positions for piece in group.pieces]).argsort().to(rows.device)
-    return [
-        parts[0] if group.whole is not None else torch.cat(parts, dim=1).index_select(1, order)
-        for parts in per_piece
-    ]
+    return [torch.cat(parts, dim=1).index_select(1, order) for parts in per_piece]

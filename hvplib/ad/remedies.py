@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from hvplib.ad.decompositions import REPLACEMENTS, WRONG_BY_FORWARD, WRONG_BY_REVERSE
 from hvplib.ad.singular import SINGULAR, SUBGRADIENT, is_singular
-from hvplib.ad.tangents import ARITHMETIC, with_tangents
+from hvplib.ad.tangents import ARITHMETIC, arithmetic
 from hvplib.ad.transforms import in_transform, is_wrapped, outside_transforms
 from hvplib.errors import DerivativeError
 
@@ -158,8 +158,8 @@ def _escape(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[
 
 
 def _arithmetic(mode: Remedies, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if mode.way == "forward" and len(args) == 2 and not kwargs and not in_transform():
-        args = with_tangents(args)
+    if mode.way == "forward" and len(args) == 2 and not kwargs:
+        return arithmetic(func, args)
     return func(*args, **kwargs)
 
 

@@ -81,16 +81,9 @@ class KeptRows(Rows):
         self.device = leaves[0].device
 
     def bundle(self, pieces: Sequence[Piece]) -> None:
-        if not self.engine.batches:
-            return
-        counts = [piece.offsets.numel() for piece in pieces]
-        tangents = [x.new_zeros((sum(counts), *x.shape)) for x in self._leaves]
-        start = 0
-        for piece, count in zip(pieces, counts, strict=True):
-            tangents[piece.leaf][start : start + count] = piece.units(0, count, self._leaves[piece.leaf])
-            start += count
-        parts = [product.split_with_sizes(counts) for product in self.engine.block(tangents, start)]
-        self._bundled = {id(piece): [part[i] for part in parts] for i, piece in enumerate(pieces)}
+        if self.engine.batches:
+            tangents = _units_of(pieces, self._leaves)
+            self._bundled = _apart(pieces, self.engine.block(tangents, len(tangents[0])))
 
     def push(self, piece: Piece, start: int, stop: int) -> Sequence[Tensor]:
         if id(piece) in self._bundled:
@@ -142,36 +135,45 @@ class PushedRows(Rows):
         self._output = output.detach()
         self._strategy = strategy
         self._way = functional_reverse if strategy == REVERSE else functional_forward
+        self._bundled: dict[int, Sequence[Tensor]] = {}
         self.components = output.numel()
         self.plain = plain
         self.device = leaves[0].device
 
     def bundle(self, pieces: Sequence[Piece]) -> None:
-        pass  # pieces of different leaves are not pushed at once here
+        if self.components == 1:
+            self._bundled = _apart(pieces, self._products(None, _units_of(pieces, self._leaves)))
 
     def push(self, piece: Piece, start: int, stop: int) -> Sequence[Tensor]:
-        entries = torch.arange(start, stop)
-        size = piece.offsets.numel()
-        cotangents = self._output.new_zeros((stop - start, self.components))
-        cotangents[entries - start, entries // size] = 1
+        if id(piece) in self._bundled:
+            return [product[start:stop] for product in self._bundled[id(piece)]]
         owner = self._leaves[piece.leaf]
-        units = owner.new_zeros((stop - start, owner.numel()))
-        units[entries - start, piece.offsets[entries % size]] = 1
+        if self.components == 1:
+            cotangents, units = None, piece.units(start, stop, owner)
+        else:
+            entries, size = torch.arange(start, stop), piece.offsets.numel()
+            weights = self._output.new_zeros((stop - start, self.components))
+            weights[entries - start, entries // size] = 1
+            cotangents = weights.reshape((-1, *self._output.shape))
+            flat = owner.new_zeros((stop - start, owner.numel()))
+            flat[entries - start, piece.offsets[entries % size]] = 1
+            units = flat.reshape((-1, *owner.shape))
         vectors = [
-            units.reshape((-1, *x.shape))
-            if index == piece.leaf
-            else x.new_zeros(x.shape).expand(stop - start, *x.shape)
+            units if index == piece.leaf else x.new_zeros(x.shape).expand(stop - start, *x.shape)
             for index, x in enumerate(self._leaves)
         ]
-        return self._products(cotangents.reshape((-1, *self._output.shape)), vectors)
+        return self._products(cotangents, vectors)
 
     def is_right(self) -> bool:
         """Whether a batch of two equals what `hvp` gives, for a random combination of the components."""
         (v,) = probes(self._leaves, 1)
         ((c,),) = probes([self._output], 1, seed=1)
+        if self.components == 1:
+            c = torch.ones_like(c)
         outcome = select(self._contracted(c), self._leaves, v).outcome
         try:
-            batch = self._products(torch.stack([c, c]), [torch.stack([t, t]) for t in v])
+            weights = None if self.components == 1 else torch.stack([c, c])
+            batch = self._products(weights, [torch.stack([t, t]) for t in v])
         except RuntimeError as error:
             if not is_missing_derivative(error):
                 raise
@@ -182,12 +184,18 @@ class PushedRows(Rows):
         check = agreement(second, outcome.product, "vmapped products against hvp", precision, noise)
         return check.passed is True
 
-    def _products(self, cotangents: Tensor, vectors: Sequence[Tensor]) -> Sequence[Tensor]:
-        def product(cotangent: Tensor, *tangents: Tensor) -> tuple[Tensor, ...]:
-            outcome = self._way(self._contracted(cotangent), self._leaves, tangents)
-            return tuple(outcome.product)
+    def _products(self, cotangents: Tensor | None, vectors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Products for all vectors, each with the component that its cotangent picks; None for the one.
 
-        pushed = torch.func.vmap(product, randomness="same")
+        Then the value and its gradient belong to one point, and only the tangents are many.
+        """
+
+        def product(cotangent: Tensor | None, *tangents: Tensor) -> tuple[Tensor, ...]:
+            objective = self._objective if cotangent is None else self._contracted(cotangent)
+            return tuple(self._way(objective, self._leaves, tangents).product)
+
+        in_dims = (None if cotangents is None else 0, *(0 for _ in vectors))
+        pushed = torch.func.vmap(product, in_dims=in_dims, randomness="same")
         try:
             return pushed(cotangents, *vectors)
         except RuntimeError as error:
@@ -247,6 +255,24 @@ class SingleRows(Rows):
 
 def _entry(number: int, output: Tensor) -> Tensor:
     return output.reshape(-1)[number]
+
+
+def _units_of(pieces: Sequence[Piece], leaves: Sequence[Tensor]) -> list[Tensor]:
+    """The unit vectors of all entries of these pieces, one after another."""
+    counts = [piece.offsets.numel() for piece in pieces]
+    tangents = [x.new_zeros((sum(counts), *x.shape)) for x in leaves]
+    start = 0
+    for piece, count in zip(pieces, counts, strict=True):
+        tangents[piece.leaf][start : start + count] = piece.units(0, count, leaves[piece.leaf])
+        start += count
+    return tangents
+
+
+def _apart(pieces: Sequence[Piece], products: Sequence[Tensor]) -> dict[int, Sequence[Tensor]]:
+    """By the identity of each piece, its rows among those of all."""
+    counts = [piece.offsets.numel() for piece in pieces]
+    parts = [product.split_with_sizes(counts) for product in products]
+    return {id(piece): [part[i] for part in parts] for i, piece in enumerate(pieces)}
 
 
 def _bytes(leaves: Sequence[Tensor]) -> int:

@@ -12,17 +12,38 @@ import torch
 import torch.autograd.forward_ad as fwAD
 from torch import Tensor
 
-__all__ = ["ARITHMETIC", "with_tangents"]
+from hvplib.ad.transforms import in_transform
 
-ARITHMETIC: frozenset[Any] = frozenset(
-    getattr(owner, name)
+__all__ = ["ARITHMETIC", "arithmetic", "with_tangents"]
+
+aten: Any = torch.ops.aten
+
+# With the overloads for a number, which has no tangent: torch itself makes a tensor of it.
+ARITHMETIC: dict[Any, Any] = {
+    getattr(owner, name): overload
     for owner in (torch, Tensor)
-    for name in ("add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide")
-)
+    for overload, names in (
+        (aten.add.Scalar, ("add",)),
+        (aten.sub.Scalar, ("sub", "subtract")),
+        (aten.mul.Scalar, ("mul", "multiply")),
+        (aten.div.Scalar, ("div", "divide", "true_divide")),
+    )
+    for name in names
+}
 # Up to so many numbers.
 _FEW = 2**14
 # For these a Python number and a tensor of the same number give the same bits.
 _PRECISE = (torch.float32, torch.float64)
+
+
+def arithmetic(func: Any, args: tuple[Any, ...]) -> Any:
+    """func(*args), of two arguments, in forward mode."""
+    if not in_transform():
+        return func(*with_tangents(args))
+    # What is dual cannot be told here; and a tangent that is written out costs more than torch's own zeros.
+    if isinstance(args[0], Tensor) and _is_number(args[1]):
+        return ARITHMETIC[func](*args)
+    return func(*args)
 
 
 def with_tangents(args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -46,7 +67,7 @@ def _dual(value: Any, other: Tensor) -> Any:
     """The value with a tangent of zeros, if it has none and that is worth while."""
     if isinstance(value, Tensor):
         constant = value if _is_small_constant(value) and _tangent(value) is None else None
-    elif isinstance(value, int | float) and not isinstance(value, bool) and other.dtype in _PRECISE:
+    elif _is_number(value) and other.dtype in _PRECISE:
         constant = torch.full((), value, dtype=other.dtype, device=other.device)
     else:
         constant = None
@@ -54,6 +75,10 @@ def _dual(value: Any, other: Tensor) -> Any:
         return value
     make: Any = torch._VF._make_dual
     return make(constant, torch.zeros_like(constant), level=fwAD._current_level)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_small_constant(tensor: Tensor) -> bool:

@@ -783,7 +783,7 @@ def test_chunk_size_bounds_the_width(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def watched(func: Any, *args: Any, **kwargs: Any) -> Any:
         inner = kept(func, *args, **kwargs)
-        return lambda *a: seen.append(a[0].shape[0]) or inner(*a)
+        return lambda *a: seen.append(a[-1].shape[0]) or inner(*a)
 
     monkeypatch.setattr(torch.func, "vmap", watched)
     x = normal(7, seed=49)
