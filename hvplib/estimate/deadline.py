@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from hvplib.estimate.arguments import check_time
 from hvplib.estimate.averaged import Callback
 from hvplib.estimate.found import Found
-from hvplib.estimate.funm import check_time
 from hvplib.results.estimate import EstimateProgress
 from hvplib.results.status import Status
 

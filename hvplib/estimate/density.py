@@ -12,14 +12,15 @@ from torch import Tensor
 
 from hvplib.eigen.eigsh import eigsh
 from hvplib.eigen.result import EigenResult
+from hvplib.estimate.arguments import check_time
 from hvplib.estimate.density_report import Spectrum, report
-from hvplib.estimate.funm import check_time
 from hvplib.estimate.probed import planned, probed, sphere
 from hvplib.estimate.spectral_function import interval_of
 from hvplib.interrupt import Interrupt
 from hvplib.operators.base import Operator
 from hvplib.operators.coerce import as_symmetric
 from hvplib.operators.projection import Deflated
+from hvplib.results.common import settled
 from hvplib.results.density import SpectralDensity
 from hvplib.results.status import ConvergenceError, Progress, Status
 
@@ -164,9 +165,7 @@ def spectral_density(
         matvecs={name: spent for name, spent in purposes.items() if spent},
         method=text,
     )
-    if throw and not result.success and not status.asked_for:
-        raise ConvergenceError(str(result), result)
-    return result
+    return settled(result, throw=throw)
 
 
 class _Nothing:

@@ -17,7 +17,7 @@ from hvplib.estimate.coloring import colored_diagonal, colors, neighbours
 from hvplib.estimate.deadline import Deadline
 from hvplib.estimate.exact import exact_diagonal
 from hvplib.estimate.exchangeable import exchanged
-from hvplib.estimate.found import Found, result_of, settled
+from hvplib.estimate.found import Found, result_of
 from hvplib.estimate.goal import Goal
 from hvplib.estimate.hutchinson import hadamard, sampled
 from hvplib.estimate.methods import DIAGONAL, Exact, Hutchinson, Method, XDiag, method_of
@@ -26,6 +26,7 @@ from hvplib.estimate.products import Products
 from hvplib.estimate.trace import check_limit, limit_of, square
 from hvplib.estimate.xdiag import XDiagSketch
 from hvplib.operators.base import Operator
+from hvplib.results.common import settled
 from hvplib.results.estimate import Estimate
 from hvplib.space import Space
 
@@ -140,8 +141,7 @@ def diagonal(
     plain = result_of(found, goal, products.counts, used, reason, _back(A, operator))
     told = {item.name: getattr(plain, item.name) for item in fields(plain)}
     result = DiagonalEstimate(**told, space=operator.domain)
-    settled(result, throw=throw)
-    return result
+    return settled(result, throw=throw)
 
 
 def _estimated(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hvplib.estimate.averaged import Callback, averaged
 from hvplib.estimate.exchangeable import IndefiniteError
-from hvplib.estimate.found import Found, of_mean, result_of, settled
+from hvplib.estimate.found import Found, of_mean, result_of
 from hvplib.estimate.function_trace import LanczosQuadrature, trace_of_function
 from hvplib.estimate.goal import Goal
 from hvplib.estimate.hutchinson import forms
@@ -23,6 +23,7 @@ from hvplib.estimate.spectral_function import SpectralFunction, SpectrumError
 from hvplib.krylov.cg import cg
 from hvplib.operators.base import Operator
 from hvplib.operators.coerce import as_operator, as_symmetric
+from hvplib.results.common import settled
 from hvplib.results.estimate import Estimate
 from hvplib.results.status import Status
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from hvplib.estimate.averaged import Averaged
 from hvplib.estimate.goal import Goal
 from hvplib.results.estimate import Estimate
-from hvplib.results.status import ConvergenceError, Status
+from hvplib.results.status import Status
 
-__all__ = ["Found", "of_mean", "result_of", "settled"]
+__all__ = ["Found", "of_mean", "result_of"]
 
 
 @dataclass(frozen=True)
@@ -113,14 +113,3 @@ def result_of(
         history=found.history,
         note=found.note,
     )
-
-
-def settled(result: Estimate, *, throw: bool) -> Estimate:
-    """The result, unless it has to be raised.
-
-    Raises:
-        ConvergenceError: It is not what was asked for, and nobody asked to end early.
-    """
-    if throw and not result.success and not result.status.asked_for:
-        raise ConvergenceError(str(result), result)
-    return result

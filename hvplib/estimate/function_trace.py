@@ -11,10 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from hvplib.estimate.arguments import check_time
 from hvplib.estimate.averaged import Averaged, Callback, averaged
 from hvplib.estimate.form_error import FormBounds, form_bounds
 from hvplib.estimate.function_error import Interval, check_interval
-from hvplib.estimate.funm import check_time
 from hvplib.estimate.goal import Goal
 from hvplib.estimate.iterate import Assessment, Limits, iterate
 from hvplib.estimate.probed import Plan, planned
@@ -24,8 +24,9 @@ from hvplib.interrupt import Interrupt
 from hvplib.krylov.lanczos_columns import LanczosColumns
 from hvplib.operators.base import Operator
 from hvplib.operators.coerce import as_symmetric
+from hvplib.results.common import settled
 from hvplib.results.estimate import Estimate
-from hvplib.results.status import ConvergenceError, Status
+from hvplib.results.status import Status
 
 __all__ = ["LanczosQuadrature", "logdet", "trace_of_function"]
 
@@ -144,7 +145,7 @@ def trace_of_function(
     small = n <= min(limit, _STORABLE)
     if method == "exact" or (method is None and small):
         reason = "as given" if method else f"{n} products give the whole matrix"
-        return _settled(_exact(operator, function, ends, goal, reason), throw)
+        return settled(_exact(operator, function, ends, goal, reason), throw=throw)
     settings = _settings(method)
     samples = _Samples(operator, function, ends, goal, settings, limit, deadline, generator)
     mean = averaged(
@@ -157,7 +158,7 @@ def trace_of_function(
         callback=callback,
     )
     reason = "as given" if method else f"n = {n} is too large for the whole matrix"
-    return _settled(_estimate(mean, samples, goal, settings, reason), throw)
+    return settled(_estimate(mean, samples, goal, settings, reason), throw=throw)
 
 
 def logdet(A: Any, **options: Any) -> Estimate:
@@ -328,9 +329,3 @@ def _exact(operator: Operator, f: SpectralFunction, interval: Interval, goal: Go
         reason=reason,
         history=torch.tensor([[n, value, bound]], dtype=torch.float64),
     )
-
-
-def _settled(result: Estimate, throw: bool) -> Estimate:
-    if throw and not result.status.success and not result.status.asked_for:
-        raise ConvergenceError(str(result), result)
-    return result

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hvplib.estimate.averaged import Callback, averaged
-from hvplib.estimate.found import Found, of_mean, result_of, settled
+from hvplib.estimate.found import Found, of_mean, result_of
 from hvplib.estimate.function_trace import LanczosQuadrature
 from hvplib.estimate.goal import Goal
 from hvplib.estimate.hutchinson import forms
@@ -21,6 +21,7 @@ from hvplib.estimate.schatten import power_sum
 from hvplib.estimate.trace import limit_of
 from hvplib.operators.base import Operator
 from hvplib.operators.coerce import as_operator
+from hvplib.results.common import settled
 from hvplib.results.estimate import Estimate
 
 __all__ = ["frobenius_norm", "schatten_norm"]

@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hvplib.estimate.arguments import check_columns, check_time, check_tolerances, memory
 from hvplib.estimate.form_error import FormBounds, form_bounds
 from hvplib.estimate.function_error import Interval
-from hvplib.estimate.funm import check_columns, check_time, check_tolerances, memory
 from hvplib.estimate.iterate import Assessment, Limits, iterate
 from hvplib.estimate.spectral_function import SpectralFunction, interval_of, spectral_function
 from hvplib.interrupt import Interrupt
 from hvplib.krylov.lanczos_columns import LanczosColumns
 from hvplib.operators.coerce import as_symmetric
 from hvplib.operators.mirror import taken
+from hvplib.results.common import settled
 from hvplib.results.functions import QuadraticForm
-from hvplib.results.status import ConvergenceError, Progress, Status
+from hvplib.results.status import Progress, Status
 
 __all__ = ["quadratic_form"]
 
@@ -107,9 +108,7 @@ def quadratic_form(
         statuses, num_iter = iterate(run.lanczos, run.assess, limits)
     is_vector = B.shape[1] == 1 and _is_vector(back(B))
     result = run.result(statuses, num_iter, is_vector=is_vector, certain=bool(keep))
-    if throw and not result.success and not result.status.asked_for:
-        raise ConvergenceError(str(result), result)
-    return result
+    return settled(result, throw=throw)
 
 
 def _is_vector(like: Any) -> bool:

@@ -10,7 +10,7 @@ from hvplib.estimate.products import Products, lengths
 from hvplib.krylov.inner import EUCLIDEAN
 from hvplib.krylov.orthogonal import orthonormalize
 
-__all__ = ["Range"]
+__all__ = ["Range", "RangeSketch"]
 
 # Products are right to so many eps of the longest: what is shorter beside the basis is rounding.
 _ROUNDING = 8.0
@@ -73,6 +73,31 @@ class Range:
         self.B = B
         self.Omega, self.Y, self.Q = _beside(self.Omega, Omega), _beside(self.Y, Y), _beside(self.Q, fresh.Q)
         self.exhausted = self.Q.shape[1] < self.Omega.shape[1]
+
+
+class RangeSketch:
+    """A `Sketch` (see `exchangeable`) that is made of a range.
+
+    Args:
+        range_: Empty yet.
+    """
+
+    def __init__(self, range_: Range) -> None:
+        self._range = range_
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether more vectors would tell nothing."""
+        return self._range.exhausted
+
+    @property
+    def rest(self) -> float:
+        """What may be left of the trace, or of the norm of the diagonal, where the range is exhausted."""
+        return self._range.rest
+
+    def grow(self, columns: int) -> None:
+        """Take in so many more vectors."""
+        self._range.grow(columns)
 
 
 def _beside(left: Tensor, right: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from hvplib.estimate.averaged import LEAST, Callback
 from hvplib.estimate.deadline import Deadline
 from hvplib.estimate.exact import exact_diagonal
 from hvplib.estimate.exchangeable import exchanged
-from hvplib.estimate.found import Found, result_of, settled
+from hvplib.estimate.found import Found, result_of
 from hvplib.estimate.goal import Goal
 from hvplib.estimate.hutchinson import forms, sampled
 from hvplib.estimate.hutchpp import hutchpp
@@ -24,6 +24,7 @@ from hvplib.estimate.xtrace import XTraceSketch
 from hvplib.operators.base import Operator
 from hvplib.operators.basic import SciPyOperator
 from hvplib.operators.coerce import as_operator, as_symmetric
+from hvplib.results.common import settled
 from hvplib.results.estimate import Estimate
 
 __all__ = ["check_limit", "estimated_trace", "limit_of", "square", "trace"]

@@ -9,13 +9,13 @@ from hvplib.estimate.exchangeable import Terms
 from hvplib.estimate.pairs import Pairs, left_out
 from hvplib.estimate.probes import Probes
 from hvplib.estimate.products import Products
-from hvplib.estimate.ranges import Range
+from hvplib.estimate.ranges import Range, RangeSketch
 from hvplib.krylov.host import to_device
 
 __all__ = ["XDiagSketch"]
 
 
-class XDiagSketch:
+class XDiagSketch(RangeSketch):
     """t_i = diag(Q_i Q_iᵀA) + z_i ∘ (I − Q_i Q_iᵀ) A z_i, with Q_i a basis of A z_j, j ≠ i; z of ±1.
 
     With Q = basis of all, Q_i Q_iᵀ = Q (I − s_i s_iᵀ) Qᵀ, x_i = Q s_i and y_i = AᵀQ s_i, both are simple:
@@ -24,19 +24,7 @@ class XDiagSketch:
 
     def __init__(self, products: Products, probes: Probes) -> None:
         # Q QᵀA wants QᵀA = (AᵀQ)ᵀ.
-        self._range = Range(products, probes, transpose=not products.operator.symmetric)
-
-    @property
-    def exhausted(self) -> bool:
-        return self._range.exhausted
-
-    @property
-    def rest(self) -> float:
-        """What may be left of the norm of the diagonal where the range is exhausted."""
-        return self._range.rest
-
-    def grow(self, columns: int) -> None:
-        self._range.grow(columns)
+        super().__init__(Range(products, probes, transpose=not products.operator.symmetric))
 
     def terms(self) -> Terms:
         found = self._range

@@ -10,13 +10,13 @@ from hvplib.estimate.exchangeable import Terms
 from hvplib.estimate.pairs import Pairs, covariance, left_out
 from hvplib.estimate.probes import Probes
 from hvplib.estimate.products import Products
-from hvplib.estimate.ranges import Range
+from hvplib.estimate.ranges import Range, RangeSketch
 from hvplib.krylov.host import to_device, to_host
 
 __all__ = ["XTraceSketch"]
 
 
-class XTraceSketch:
+class XTraceSketch(RangeSketch):
     """t_i = tr(Q_iᵀA Q_i) + f u_iᵀA u_i / u_iᵀu_i, u_i = (I − Q_i Q_iᵀ) ω_i.
 
     Q_i is a basis of A ω_j, j ≠ i, and f the dimension of its complement: the direction of u_i is uniform in
@@ -26,20 +26,8 @@ class XTraceSketch:
     """
 
     def __init__(self, products: Products, probes: Probes) -> None:
-        self._range = Range(products, probes)
+        super().__init__(Range(products, probes))
         self._n = products.operator.shape[0]
-
-    @property
-    def exhausted(self) -> bool:
-        return self._range.exhausted
-
-    @property
-    def rest(self) -> float:
-        """What may be left of the trace where the range is exhausted."""
-        return self._range.rest
-
-    def grow(self, columns: int) -> None:
-        self._range.grow(columns)
 
     def terms(self) -> Terms:
         found = self._range

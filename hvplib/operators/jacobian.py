@@ -13,18 +13,17 @@ from hvplib.ad.inputs import flatten_primals
 from hvplib.ad.jacobian import LocalJacobian, local_jacobian
 from hvplib.ad.modules import Selection
 from hvplib.ad.report import Report
-from hvplib.operators.base import Operator
 from hvplib.operators.batches import BatchSum, Budget, MayKeep
 from hvplib.operators.chunks import in_chunks
 from hvplib.operators.module_parts import model_outputs
 from hvplib.operators.noise import seeded
-from hvplib.operators.over_data import DataOptions, copied, no_bar, progress_bar
+from hvplib.operators.over_data import DataOptions, OverBatches, copied, no_bar, progress_bar
 from hvplib.space import Space
 
 __all__ = ["JacobianOperator"]
 
 
-class JacobianOperator(Operator):
+class JacobianOperator(OverBatches):
     """v ↦ J v with J_ij = ∂r_i/∂x_j, the rows of the mini-batches one after the other; `.T` is u ↦ Jᵀu.
 
     The graph of r and that of u ↦ Jᵀu are kept for each batch, as far as they fit into `memory_budget`; the
@@ -143,21 +142,6 @@ class JacobianOperator(Operator):
         """
         func, theta = model_outputs(model, params, forward)
         return cls(func, theta, data, **options)
-
-    @property
-    def report(self) -> Report | None:
-        """How products are computed, and the checks that the way has passed."""
-        return self._sum.report
-
-    @property
-    def num_batches(self) -> int:
-        """How many batches there are."""
-        return self._sum.num_batches
-
-    @property
-    def num_kept(self) -> int:
-        """How many batches stay differentiated from product to product."""
-        return self._sum.num_kept
 
     def _matmat_torch(self, X: Tensor) -> Tensor:
         parts = [

@@ -17,8 +17,8 @@ from hvplib.operators.batches import BatchSum, Budget, MayKeep, Term
 from hvplib.operators.data import check_data, example_count
 from hvplib.space import Space
 
-__all__ = ["DataOperator", "DataOptions", "LossOperator", "copied", "loss_and_weight", "no_bar"]
-__all__ += ["progress_bar"]
+__all__ = ["DataOperator", "DataOptions", "LossOperator", "OverBatches", "copied", "loss_and_weight"]
+__all__ += ["no_bar", "progress_bar"]
 
 Linearize = Callable[[Any, tuple[Any, ...], int, bool, Tensor | None, MayKeep], Term]
 
@@ -41,7 +41,28 @@ class DataOptions:
         _check_options(self.data, self.weight, self.reduction, self.memory_budget, self.seed)
 
 
-class DataOperator(Operator):
+class OverBatches(Operator):
+    """An operator made of the terms of a `BatchSum`."""
+
+    _sum: BatchSum
+
+    @property
+    def report(self) -> Report | None:
+        """How products are computed, and the checks that the way has passed."""
+        return self._sum.report
+
+    @property
+    def num_batches(self) -> int:
+        """How many batches there are."""
+        return self._sum.num_batches
+
+    @property
+    def num_kept(self) -> int:
+        """How many batches stay differentiated from product to product."""
+        return self._sum.num_kept
+
+
+class DataOperator(OverBatches):
     """x ↦ Σ_b w_b A_b x / Σ_b w_b over mini-batches b, or Σ_b A_b x.
 
     Args:
@@ -101,21 +122,6 @@ class DataOperator(Operator):
         )
         self.total_weight = self._sum.total_weight
         self._divisor = self.total_weight if options.reduction == "mean" else 1.0
-
-    @property
-    def report(self) -> Report | None:
-        """How products are computed, and the checks that the way has passed."""
-        return self._sum.report
-
-    @property
-    def num_batches(self) -> int:
-        """How many batches there are."""
-        return self._sum.num_batches
-
-    @property
-    def num_kept(self) -> int:
-        """How many batches stay differentiated from product to product."""
-        return self._sum.num_kept
 
     def _matmat_torch(self, X: Tensor) -> Tensor:
         return self._divided(self._sum.product(X))

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from hvplib.results.status import Status
+from hvplib.results.status import ConvergenceError, Status
 
-__all__ = ["OfColumns", "Printed", "by_purpose", "worst"]
+__all__ = ["OfColumns", "Printed", "by_purpose", "settled", "worst"]
+
+
+class Result(Protocol):
+    """What has a status."""
+
+    @property
+    def status(self) -> Status: ...
+
+
+ResultT = TypeVar("ResultT", bound=Result)
 
 # From good to bad. What says that the problem is not what it was taken for outweighs what says that more work
 # is needed.
@@ -41,6 +51,17 @@ def by_purpose(matvecs: Mapping[str, int]) -> str:
     """Such as "11: 10 iteration, 1 confirmation"."""
     purposes = ", ".join(f"{count} {purpose}" for purpose, count in matvecs.items())
     return f"{sum(matvecs.values())}" + f": {purposes}" * bool(purposes)
+
+
+def settled(result: ResultT, *, throw: bool) -> ResultT:
+    """The result, unless it has to be raised.
+
+    Raises:
+        ConvergenceError: It is not what was asked for, and nobody asked to end early.
+    """
+    if throw and not result.status.success and not result.status.asked_for:
+        raise ConvergenceError(str(result), result)
+    return result
 
 
 class OfColumns:

@@ -27,6 +27,8 @@ def expected(name: str, n: int, method: str) -> tuple[float, float]:
         return 0.97, 1.0  # exact: the error is rounding, and the interval an allowance for it
     if (name, n, method) == ("step", 100, "xtrace"):
         return 0.95, 0.995  # the sketch has just passed the step: wide, and said to be so
+    if (name, method) == ("exponential", "xtrace"):
+        return 0.93, 0.985  # the variance halves with each vector: so here, in about half of the seeds
     if method == "xtrace" and n == 20:
         return 0.93, 0.985  # eight terms only
     return 0.93, 0.97
@@ -101,7 +103,8 @@ def test_a_share_of_it(name: str, method: str) -> None:
 )
 def test_stopping_early_does_not_cost_it(name: str, method: str, rtol: float) -> None:
     held, _, _ = measured(name, 100, method, 1000, rtol=rtol, max_matvecs=100_000)
-    assert 0.93 <= held <= 0.97
+    # Where all seeds end at the same look, none is chosen, and the higher confidence is too much of it.
+    assert 0.93 <= held <= 0.985
 
 
 def test_the_covariance_is_not_left_out() -> None:

@@ -15,7 +15,7 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
-from hvplib.estimate import funm
+from hvplib.estimate import arguments
 from hvplib.estimate.funm import funm_multiply
 from hvplib.operators import Diagonal, FunctionOperator, HessianOperator, Matrix
 from hvplib.results import ConvergenceError, Progress, Status
@@ -302,7 +302,7 @@ def test_other_refusals() -> None:
 
 def test_a_basis_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     A = known(spectra()["even"])
-    monkeypatch.setattr(funm, "free_bytes", lambda device: 10_000)
+    monkeypatch.setattr(arguments, "free_bytes", lambda device: 10_000)
     with pytest.raises(MemoryError, match="reorthogonalize=True keeps 60 vectors for each of 3 columns"):
         funm_multiply(A.A, "log", B, reorthogonalize=True)
     result = funm_multiply(A.A, "log", B)
