@@ -1,8 +1,8 @@
 """How many vectors at once: `python -m benchmarks.widths`.
 
 Many vectors at a fixed point in blocks of several widths, and as `HessianOperator @ X` cuts them, by the
-bytes that a vector takes (`hvplib.ad.memory.chunk_width`). That is a model of the cost, not a timing: the last
-bits of a product depend on how many are made at once, and a clock must not decide about bits.
+bytes that a vector takes (`hvplib.ad.memory.chunk_width`). That is a model of the cost, not a timing: the
+last bits of a product depend on how many are made at once, and a clock must not decide about bits.
 """
 
 from __future__ import annotations

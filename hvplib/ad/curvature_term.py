@@ -152,6 +152,11 @@ class CurvatureTerm(ABC):
         return self._kept_bytes()
 
     @property
+    def bytes_per_vector(self) -> int:
+        """About what a block takes for each of its vectors: what is kept is there again, at most."""
+        return self.nbytes
+
+    @property
     @abstractmethod
     def transferable(self) -> bool:
         """Whether what is proven of products here holds for other batches and points too."""

@@ -81,6 +81,10 @@ class Engine(ABC):
         """Bytes kept beyond the primals."""
         return 0
 
+    def bytes_per_vector(self) -> int:
+        """About what a block takes for each of its vectors, beside the vectors themselves."""
+        return self.nbytes()
+
     def report(self, objective: Objective) -> Report:
         """The way taken and what speaks for it."""
         remedies, attempts = tuple(sorted(objective.used)), tuple(self.attempts)
@@ -190,6 +194,9 @@ class GraphEngine(Engine):
 
     def nbytes(self) -> int:
         return self._pullback.nbytes
+
+    def bytes_per_vector(self) -> int:
+        return self._pullback.bytes_per_vector
 
 
 def _noise(

@@ -13,7 +13,8 @@ from torch.autograd.function import BackwardCFunction
 
 from hvplib.ad.leaves import MARK
 
-__all__ = ["GraphFacts", "Survey", "contains", "graph_bytes", "graph_facts", "storage_bytes", "survey"]
+__all__ = ["GraphFacts", "Survey", "contains", "graph_bytes", "graph_facts", "moving_bytes", "operations"]
+__all__ += ["storage_bytes", "survey"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,15 @@ def operations(outputs: Sequence[Tensor]) -> int:
 def contains(outputs: Sequence[Tensor], operation: str) -> bool:
     """Whether a node of the graph behind `outputs` has a name that begins so."""
     return any(node.name().startswith(operation) for node in _nodes(outputs))
+
+
+def moving_bytes(outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> int:
+    """The part of `graph_bytes` that depends on the leaves: what is there again for each vector of a block.
+
+    Data that the function captures are not.
+    """
+    saved = (tensor for node in _nodes(outputs) for tensor in _saved(node) if tensor.requires_grad)
+    return storage_bytes(saved, apart_from=leaves)
 
 
 def graph_bytes(outputs: Sequence[Tensor], leaves: Sequence[Tensor], also: Iterable[Tensor] = ()) -> int:

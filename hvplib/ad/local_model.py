@@ -71,6 +71,11 @@ class LocalModel:
         return 0 if self._engine is None else self._engine.nbytes()
 
     @property
+    def bytes_per_vector(self) -> int:
+        """About what `hvp_block` takes for each vector, beside the vectors and the results."""
+        return 0 if self._engine is None else self._engine.bytes_per_vector()
+
+    @property
     def transferable(self) -> bool:
         """Whether what is proven of products here holds at other points too.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hvplib.ad.backward import materialized, pulled_back
-from hvplib.ad.graph import contains, graph_bytes, survey
+from hvplib.ad.graph import contains, graph_bytes, moving_bytes, survey
 from hvplib.ad.guard import derivative
 from hvplib.ad.inputs import Engines
 from hvplib.ad.leaves import ordinary
@@ -75,6 +75,11 @@ class Pullback:
         replays = [*self._blocks.values(), *([self._single] if "_single" in vars(self) else [])]
         recorded = [x for replay in replays if replay.program for x in replay.program.constants]
         return graph_bytes(self._outputs, self._inputs, recorded)
+
+    @cached_property
+    def bytes_per_vector(self) -> int:
+        """About what a block takes for each of its vectors."""
+        return moving_bytes(self._outputs, self._inputs)
 
     @property
     def recorded(self) -> bool:

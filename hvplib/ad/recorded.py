@@ -88,6 +88,9 @@ class RecordedEngine(Engine):
     def nbytes(self) -> int:
         return storage_bytes(self._residuals, apart_from=self._leaves)
 
+    def bytes_per_vector(self) -> int:
+        return storage_bytes(self._residuals, apart_from=self._given)
+
     def _runs(self) -> bool:
         if self._other is not None or not nothing_special() or not self._program.holds:
             return False

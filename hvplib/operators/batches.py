@@ -48,6 +48,8 @@ class Term(Protocol):
     @property
     def nbytes(self) -> int: ...
     @property
+    def bytes_per_vector(self) -> int: ...
+    @property
     def transferable(self) -> bool: ...
     def hvp(self, v: Any) -> Any: ...
     def hvp_block(self, V: Any) -> Any: ...
@@ -163,9 +165,7 @@ class BatchSum:
             return self.vector(X.squeeze(1)).unsqueeze(1)
         if count == 0:
             return X.clone()
-        return _weighted_sum(
-            (self._block(term, X, nbytes), weight) for term, weight, nbytes in self.live_terms()
-        )
+        return _weighted_sum((self._block(term, X), weight) for term, weight, _ in self.live_terms())
 
     def vector(self, x: Tensor) -> Tensor:
         """Σ_b w_b H_b x for x (n,)."""
@@ -201,14 +201,14 @@ class BatchSum:
                 return leaf
         return self._space.flatten(product)
 
-    def _block(self, term: Term, X: Tensor, nbytes: int) -> Tensor:
+    def _block(self, term: Term, X: Tensor) -> Tensor:
         """H_b X, so many columns at a time as memory allows."""
         space = self._space
 
         def product(columns: Tensor) -> Tensor:
             return space.flatten_block(term.hvp_block(space.unflatten_block(columns)))
 
-        return in_chunks(product, X, space.size, nbytes)
+        return in_chunks(product, X, space.size, term.bytes_per_vector)
 
     def live_terms(self) -> Iterator[tuple[Term, float, int]]:
         """The terms that count, with weight and size: those kept, and the others computed anew."""

@@ -190,6 +190,10 @@ class _Rows:
         return self.jacobian.nbytes
 
     @property
+    def bytes_per_vector(self) -> int:
+        return self.nbytes
+
+    @property
     def transferable(self) -> bool:
         return self.jacobian.transferable
 

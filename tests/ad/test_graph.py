@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hvplib.ad.graph import contains, graph_bytes, graph_facts, operations
+from hvplib.ad.graph import contains, graph_bytes, graph_facts, moving_bytes, operations
 from hvplib.ad.leaves import fresh
 from tests.ad.problems import F64, Cube, CutCube, normal
 
@@ -105,6 +105,14 @@ def test_deep_graphs_are_no_problem() -> None:
 def test_bytes_in_closed_form(func: object, kept: int) -> None:
     x = leaf()
     assert graph_bytes([func(x)], [x]) == kept * BYTES  # type: ignore[operator]
+
+
+def test_data_do_not_move_with_the_vectors() -> None:
+    x, data = leaf(), leaf().detach().exp()
+    func = (x.exp() * data).sum() + (data * x).sum()
+    assert graph_bytes([func], [x]) == 2 * BYTES  # exp(x), and the data
+    assert moving_bytes([func], [x]) == BYTES
+    assert moving_bytes([torch.ones(3)], []) == 0
 
 
 def test_two_outputs_share_what_they_share() -> None:

@@ -20,7 +20,7 @@ class Scale:
 
     def __init__(self, factor: float, log: list[Any], nbytes: int, limit: int, space: Space) -> None:
         self.factor, self.log, self.limit = factor, log, limit
-        self.nbytes = nbytes
+        self.nbytes = self.bytes_per_vector = nbytes
         self.transferable = nbytes > 0
         self.value = torch.tensor(factor)
         self._space = space

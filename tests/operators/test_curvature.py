@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from hvplib import DerivativeError, HessianOperator, hessian, supervised
+from hvplib.ad.local_model import LocalModel
+from tests.ad.problems import normal
 from tests.contracts import numbers
 from tests.problems import PROBLEMS, Problem
 
@@ -721,3 +723,19 @@ class Bilinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         a, b = ctx.saved_tensors
         return b.view_as(b), a.view_as(a)
+
+
+def test_data_that_are_captured_do_not_make_blocks_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, x = normal(20_000, 60, seed=1), normal(60, seed=2)  # more bytes than a block may take
+    H = HessianOperator(lambda x: (data @ x).cosh().log().sum(), x)
+    X = normal(60, 8, seed=3)
+    whole, widths = LocalModel.hvp_block, []
+
+    def counted(self: LocalModel, V: Any) -> Any:
+        widths.append(len(V))
+        return whole(self, V)
+
+    monkeypatch.setattr(LocalModel, "hvp_block", counted)
+    expected = data.T @ ((1 - (data @ x).tanh().square())[:, None] * (data @ X))
+    torch.testing.assert_close(H @ X, expected, rtol=1e-10, atol=1e-8)
+    assert widths == [8]
