@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -162,31 +163,43 @@ def child(name: str, shape: str) -> None:
     print(peak_growth(lambda: run(*large), lambda: run(*small)))
 
 
+def peaks(shape: str, jobs: int) -> dict[str, int | str]:
+    """The peak of each run, so many at a time: what other processes do does not show in it."""
+
+    def measured(name: str) -> int | str:
+        return measured_in_child(
+            "benchmarks.vocabulary", ["--child", name, shape], timeout=3600, returning=True
+        )
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return dict(zip(RUNS, pool.map(measured, RUNS), strict=True))
+
+
+def section(shape: str, jobs: int) -> tuple[str, str]:
+    """Heading and table of one shape."""
+    batch, length, layers = SHAPES[shape]
+    logits = 4 * batch * length * VOCABULARY
+    found = peaks(shape, jobs)
+    base = found["gradient"]
+    assert isinstance(base, int), base
+    rows = {
+        name: [peak, "", ""]
+        if isinstance(peak, str)
+        else [f"{peak / 2**20:.0f}", figure(peak / base), figure(peak / (1.3 * base + logits))]
+        for name, peak in found.items()
+    }
+    columns = ("peak beyond the model, MiB", "times the gradient's", "share of 1.3 gradients + logits")
+    weights = 4 * sum(p.numel() for p in problem(VOCABULARY, 1, 1, layers)[0].parameters())
+    heading = f"{shape}; logits of {logits / 2**20:.0f} MiB, parameters of {weights / 2**20:.0f} MiB"
+    return heading, table("", columns, rows)
+
+
 def main() -> None:
     parser = arguments(__doc__)
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time (default: 1)")
     options = parser.parse_args()
-    sections = {"How it is measured": _METHOD}
-    for shape, (batch, length, _) in list(SHAPES.items())[: 1 if options.quick else None]:
-        logits = 4 * batch * length * VOCABULARY
-        rows: dict[str, list[str]] = {}
-        base = 0
-        for name in RUNS:
-            peak = measured_in_child(
-                "benchmarks.vocabulary", ["--child", name, shape], timeout=900, returning=True
-            )
-            if isinstance(peak, str):
-                rows[name] = [peak, "", ""]
-                continue
-            base = base or peak
-            rows[name] = [
-                f"{peak / 2**20:.0f}",
-                figure(peak / base),
-                figure(peak / (1.3 * base + logits)),
-            ]
-        columns = ("peak beyond the model, MiB", "times the gradient's", "share of 1.3 gradients + logits")
-        weights = 4 * sum(p.numel() for p in problem(VOCABULARY, 1, 1, SHAPES[shape][2])[0].parameters())
-        heading = f"{shape}; logits of {logits / 2**20:.0f} MiB, parameters of {weights / 2**20:.0f} MiB"
-        sections[heading] = table("", columns, rows)
+    shapes = list(SHAPES)[: 1 if options.quick else None]
+    sections = {"How it is measured": _METHOD} | dict(section(shape, options.jobs) for shape in shapes)
     publish(
         "vocabulary",
         "Memory of curvature products with a vocabulary of 50 000",
