@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hvplib.ad.backward import materialized, pulled_back
+from hvplib.ad.batched_products import BatchedProducts
 from hvplib.ad.graph import contains, graph_bytes, moving_bytes, survey
 from hvplib.ad.guard import derivative
 from hvplib.ad.inputs import Engines
@@ -163,7 +164,7 @@ class Pullback:
 
     def _pull_block(self, *cotangents: Tensor) -> Sequence[Tensor]:
         # A loop over single operations would be slower than one over products.
-        with derivative():
+        with derivative(), BatchedProducts():
             return without_fallback(lambda: torch.func.vmap(self._pull)(*cotangents))
 
     def _pull(self, *cotangents: Tensor) -> tuple[Tensor, ...]:

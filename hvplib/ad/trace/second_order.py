@@ -9,6 +9,7 @@ import torch
 import torch.fx as fx
 from torch import Tensor
 
+from hvplib.ad.batched_products import BatchedProducts
 from hvplib.ad.guard import derivative
 from hvplib.ad.trace.compiled import compiled
 from hvplib.ad.trace.emit import emit
@@ -162,9 +163,10 @@ class SecondOrder:
 
         def push(*inputs: Tensor) -> Sequence[Tensor]:
             residuals, tangents = inputs[:count], inputs[count:]
-            pushed: Sequence[Tensor] = without_fallback(
-                lambda: torch.func.vmap(lambda *v: self._tangent(*residuals, *v))(*tangents)
-            )
+            with BatchedProducts():
+                pushed: Sequence[Tensor] = without_fallback(
+                    lambda: torch.func.vmap(lambda *v: self._tangent(*residuals, *v))(*tangents)
+                )
             return pushed
 
         return push
