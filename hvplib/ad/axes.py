@@ -16,18 +16,30 @@ __all__ = ["Axis", "Group", "Piece", "axis"]
 
 @dataclass(frozen=True)
 class Piece:
-    """Entries of one leaf: `offsets` into the flattened leaf, at `positions` of their group."""
+    """Entries of one leaf: `offsets` into the flattened leaf, at `positions` of their group.
+
+    Attributes:
+        whole: Whether they are all of its entries, in order.
+    """
 
     leaf: int
     offsets: Tensor
     positions: Tensor
+    whole: bool = False
 
     def units(self, start: int, stop: int, like: Tensor) -> Tensor:
         """Unit vectors of entries start ... stop - 1 in the shape of the leaf: (stop - start, *shape)."""
         block = like.new_zeros((stop - start, like.numel()))
-        offsets = self.offsets[start:stop].to(like.device)
-        block[torch.arange(stop - start, device=like.device), offsets] = 1
+        self.mark(block, start, stop)
         return block.reshape((stop - start, *like.shape))
+
+    def mark(self, block: Tensor, start: int, stop: int) -> None:
+        """Write a 1 for the entries start ... stop - 1 into the rows of zeros of a block."""
+        if self.whole:
+            block[:, start:stop].diagonal().fill_(1)
+        else:
+            rows = torch.arange(stop - start, device=block.device)
+            block[rows, self.offsets[start:stop].to(block.device)] = 1
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,8 @@ def _as_matrix(product: Tensor) -> Tensor:
 
 def _whole(index: int, leaf: Tensor) -> Group:
     everything = torch.arange(leaf.numel())
-    return Group((Piece(index, everything, everything),), tuple(leaf.shape), leaf.dtype, whole=index)
+    piece = Piece(index, everything, everything, whole=True)
+    return Group((piece,), tuple(leaf.shape), leaf.dtype, whole=index)
 
 
 def _by_path(name: str, patterns: list[str], tree: Any, leaves: Sequence[Tensor]) -> Axis:

@@ -19,6 +19,11 @@ class Writes:
     def __init__(self) -> None:
         self._before: dict[int, tuple[Tensor, Tensor, int]] = {}
 
+    @property
+    def noted(self) -> bool:
+        """Whether there is anything to undo."""
+        return bool(self._before)
+
     def note(self, tensor: Tensor) -> None:
         """The function is about to write into this tensor, which may be the user's."""
         while tensor._is_view() and isinstance(tensor._base, Tensor):

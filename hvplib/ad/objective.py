@@ -137,6 +137,8 @@ class Objective:
             outside.restore()
 
     def _undo_writes(self) -> None:
+        if not self.writes.noted:
+            return
         self.writes.undo(keep={id(leaf) for leaf in tree_flatten(self.aux)[0]})
 
     def keep_generator(self, generator: torch.Generator) -> None:

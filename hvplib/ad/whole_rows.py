@@ -101,7 +101,6 @@ def units(pieces: Sequence[Piece], start: int, width: int, leaves: Sequence[Tens
         count = piece.offsets.numel()
         begin, end = max(start, first), min(start + width, first + count)
         if begin < end:
-            entries = torch.arange(begin - start, end - start)
-            blocks[piece.leaf][entries, piece.offsets[begin - first : end - first]] = 1
+            piece.mark(blocks[piece.leaf][begin - start : end - start], begin - first, end - first)
         first += count
     return [block.reshape((width, *x.shape)) for block, x in zip(blocks, leaves, strict=True)]

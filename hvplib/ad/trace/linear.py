@@ -179,9 +179,10 @@ class LinearMap:
         first, second = arguments[0], arguments[-1]
         if node.target is aten.mm.default:
             if isinstance(first, Outer) and isinstance(second, Tensor):
-                return Outer(first.left, second.mT @ first.right)
+                return Outer(first.left, first.right @ second)
             if isinstance(second, Outer) and isinstance(first, Tensor):
-                return Outer(first @ second.left, second.right)
+                # The vector first: many vectors then come out one after another in memory.
+                return Outer(second.left @ first.mT, second.right)
         elif isinstance(first, Outer):
             if node.target in _SWAPS and not first.flat:
                 return Outer(first.right, first.left)
