@@ -47,7 +47,8 @@ class GGNOperator(LossOperator):
             `HessianOperator`.
 
     Attributes:
-        value, gradient, flat_gradient: Of the loss at x.
+        value, gradient, flat_gradient: Of the loss at x. The gradient takes a pass over the data when it is
+            first read.
         primals, report, notes, num_batches, num_kept, total_weight: As for `HessianOperator`.
 
     Raises:
