@@ -48,12 +48,14 @@ def slq(seed: int, name: str, spectrum: Tensor, **options: Any) -> Any:
 
 
 def coverage(seeds: range, **options: Any) -> tuple[float, float]:
-    """How often the interval holds the truth, and the mean error in standard errors of the mean."""
+    """How often the interval holds the truth, and the mean error, beyond the bound on what is not chance's,
+    in standard errors of the mean."""
     spectrum = torch.logspace(-1.5, 0, 60, dtype=F64)
     exact = float(spectrum.log().sum())
     runs = [slq(seed, "log", spectrum, interval=(1e-3, 1.0), **options) for seed in seeds]
     held = sum(run.interval[0] <= exact <= run.interval[1] for run in runs) / len(runs)
     off = sum(run.value - exact for run in runs) / len(runs)
+    off = max(abs(off) - sum(run.bound for run in runs) / len(runs), 0.0)
     spread = math.sqrt(sum(run.stderr**2 for run in runs)) / len(runs)
     return held, off / spread
 
