@@ -4,7 +4,7 @@ A call is a product with one vector, or with one block (of `trust-exact`, and of
 unknowns). All columns but the first four are ratios:
 
 * own engine: a call as the solver makes it, accounts, limits and conversions included, to a call of the
-  `LocalModel` that it ends in, in turns and with the same vector; the median over the calls.
+  `LocalModel` that it ends in, in turns and with the same vector, each a second time; the median over calls.
 * recorded: the same, to a new `local_model(f, x, engine="record")` there, recorded before. The first
   points of a run are multiplied by graphs, which this does not forgive.
 * inside products: all of them together, of a run by itself, to as many calls of the latter: recording counts.
@@ -128,6 +128,7 @@ class Beside:
         turns = list(zip((solver, *self._bare), vars(self.calls).values(), strict=True))
         first = len(self.calls.solver) % len(turns)
         for contender, seconds in turns[first:] + turns[:first]:
+            contender(V)  # all in their own caches: two of them read the same memory
             seconds.append(timed(contender, V)[0])
         assert product is not None
         return product

@@ -198,6 +198,8 @@ class Space:
         """The pytree of a block (n, k): each leaf with a leading k, a view where it can be."""
         if block.dim() != 2 or block.shape[0] != self.size:
             raise ValueError(f"block must have shape ({self.size}, k), got {tuple(block.shape)}")
+        if self.flat:
+            return self.structure.tree([block.mT])
         count = block.shape[1]
         parts = block.mT.split_with_sizes(self.sizes, dim=1)
         return self._tree(

@@ -36,6 +36,8 @@ def test_one_flat_vector_is_taken_as_it_is_and_given_as_a_copy() -> None:
         assert space.flat
         (leaf,) = tree_leaves(space.unflatten(x))
         assert leaf is x
+        (rows,) = tree_leaves(space.unflatten_block(torch.eye(3)[:2].mT))
+        assert torch.equal(rows, torch.eye(3)[:2])
         assert space.flatten(tree).data_ptr() != x.data_ptr()
     for other in (torch.ones(3, 1), torch.ones(3).half(), [x, x], torch.tensor(1.0)):
         assert not Space.of(other).flat

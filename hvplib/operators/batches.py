@@ -194,19 +194,28 @@ class BatchSum:
 
     def _own(self, product: Any, x: Tensor) -> Tensor:
         """The vector of a product with x, in memory of its own: not copied where it is that already."""
-        if self._space.flat:
-            leaf: Tensor = (self._space.structure.leaves(product) or [x])[0]
-            # Zeros of forward mode lie nowhere, and cannot be written to.
-            if leaf.is_contiguous() and leaf.data_ptr() not in (0, x.data_ptr()):
-                return leaf
-        return self._space.flatten(product)
+        leaf = self._flat_leaf(product, x)
+        return self._space.flatten(product) if leaf is None else leaf
+
+    def _own_block(self, product: Any, X: Tensor) -> Tensor:
+        """The block of products with X (n, k); likewise."""
+        leaf = self._flat_leaf(product, X)
+        return self._space.flatten_block(product) if leaf is None else leaf.mT
+
+    def _flat_leaf(self, product: Any, x: Tensor) -> Tensor | None:
+        """The only leaf, if its entries lie in order, in memory that nothing else needs."""
+        if not self._space.flat:
+            return None
+        leaf: Tensor = (self._space.structure.leaves(product) or [x])[0]
+        # Zeros of forward mode lie nowhere, and cannot be written to.
+        return leaf if leaf.is_contiguous() and leaf.data_ptr() not in (0, x.data_ptr()) else None
 
     def _block(self, term: Term, X: Tensor) -> Tensor:
         """H_b X, so many columns at a time as memory allows."""
         space = self._space
 
         def product(columns: Tensor) -> Tensor:
-            return space.flatten_block(term.hvp_block(space.unflatten_block(columns)))
+            return self._own_block(term.hvp_block(space.unflatten_block(columns)), columns)
 
         return in_chunks(product, X, space.size, term.bytes_per_vector)
 

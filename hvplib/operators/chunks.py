@@ -26,8 +26,9 @@ def in_chunks(product: Callable[[Tensor], Tensor], X: Tensor, rows: int, nbytes:
 
     def run(start: int, stop: int) -> None:
         nonlocal result
-        part = product(X[:, start:stop])
-        if stop - start == count and part.mT.is_contiguous():
+        whole = stop - start == count
+        part = product(X if whole else X[:, start:stop])
+        if whole and part.mT.is_contiguous():
             result = part
             return
         if result is None:

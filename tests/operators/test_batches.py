@@ -135,16 +135,23 @@ def test_a_block_that_never_fits_says_so() -> None:
         total.product(torch.randn(3, 2))
 
 
-@pytest.mark.parametrize(
-    "shared", [lambda v: v, lambda v: (1 * v[:1]).expand(3), lambda v: torch._efficientzerotensor(3)]
-)
+SHARED: list[Callable[[Tensor], Tensor]] = [
+    lambda v: v,
+    lambda v: (1 * v[..., :1]).expand(v.shape),
+    lambda v: torch._efficientzerotensor(v.shape),
+]
+
+
+@pytest.mark.parametrize("shared", SHARED)
 def test_a_product_lies_in_memory_of_its_own(shared: Callable[[Tensor], Tensor]) -> None:
     total, _ = make([1.0])
     assert total.only is not None
-    total.only.hvp = shared  # type: ignore[method-assign]
-    x = torch.ones(3)
-    right = shared(x) + 1
-    assert torch.equal(total.vector(x).add_(1), right) and x.tolist() == [1.0, 1.0, 1.0]
+    total.only.hvp = total.only.hvp_block = shared  # type: ignore[method-assign]
+    for X in (torch.ones(1, 3).mT, torch.ones(2, 3).mT):
+        right = shared(X.mT).mT + 1
+        product = total.product(X)
+        assert product.mT.is_contiguous() and torch.equal(product.add_(1), right)
+        assert X.min() == X.max() == 1
 
 
 @pytest.mark.parametrize("dtypes", [(torch.float32, torch.float32), (torch.float32, torch.float64)])
