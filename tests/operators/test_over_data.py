@@ -37,7 +37,8 @@ def options(data: Any = (1.0,), **changes: Any) -> DataOptions:
 class Term:
     """½ a ‖x‖² with weight a: H = a I, and the gradient a x, at x = point."""
 
-    transferable, nbytes, report = True, 8, Report("by hand")
+    transferable, report = True, Report("by hand")
+    nbytes = bytes_per_vector = 8
 
     def __init__(self, a: float, point: dict[str, Tensor]) -> None:
         self.aux, self._point = a, point
