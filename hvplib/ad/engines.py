@@ -189,7 +189,8 @@ class GraphEngine(Engine):
         Cheaper than `block` with zeros for the other leaves: only this leaf's gradient is pulled back.
         """
         if leaf not in self._rows:
-            self._rows[leaf] = self._pullback_of([self._gradients[leaf]], batched=self._pullback.batched)
+            own = [self._gradients[leaf]]
+            self._rows[leaf] = self._pullback_of(own, batched=self._pullback.batched, joined=False)
         return self._rows[leaf].block([vectors])
 
     def nbytes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 
 import torch
@@ -39,6 +40,8 @@ class Pullback:
         batched: Whether batched products are right and worth while, where that is known.
         engine: How it is recorded; see `Replay`.
         hooked: Whether hooks are to be called at each backward pass.
+        joined: Whether blocks look out for products with one matrix (see `BatchedProducts`), which takes time
+            for each operation, unless it is recorded.
 
     Attributes:
         batched: The same; None as long as it is not known.
@@ -55,6 +58,7 @@ class Pullback:
         batched: bool | None = None,
         engine: Engines = "auto",
         hooked: bool = False,
+        joined: bool = True,
     ) -> None:
         self._live = [index for index, output in enumerate(outputs) if output.requires_grad]
         self._outputs = [outputs[index] for index in self._live]
@@ -62,6 +66,7 @@ class Pullback:
         self._precision = precision
         self._noise = noise
         self._hooked = hooked
+        self._joined = joined
         self._engine = engine
         self._blocks: dict[int, Replay] = {}
         # vmap turns convolutions into grouped ones, slower a vector than the loop. (A clock must not decide:
@@ -112,7 +117,7 @@ class Pullback:
         if self.batched is False or not self._outputs:
             return None
         try:
-            return list(self._pull_block(*[cotangents[index] for index in self._live]))
+            return list(self._mapped(*[cotangents[index] for index in self._live]))
         except RuntimeError as error:
             if not is_missing_derivative(error):
                 raise
@@ -163,8 +168,12 @@ class Pullback:
         return 2 * facts.operations if self._outputs and not (facts.custom or self._hooked) else None
 
     def _pull_block(self, *cotangents: Tensor) -> Sequence[Tensor]:
+        with BatchedProducts() if self._joined else nullcontext():
+            return self._mapped(*cotangents)
+
+    def _mapped(self, *cotangents: Tensor) -> Sequence[Tensor]:
         # A loop over single operations would be slower than one over products.
-        with derivative(), BatchedProducts():
+        with derivative():
             return without_fallback(lambda: torch.func.vmap(self._pull)(*cotangents))
 
     def _pull(self, *cotangents: Tensor) -> tuple[Tensor, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from hvplib.ad.axes import Piece
@@ -20,10 +21,12 @@ from hvplib.errors import DerivativeError
 
 __all__ = ["Judgement", "judge", "known_rows", "row_source"]
 
-# So many rows are pushed at once, where memory allows.
-_FEW = 128
+# So many rows are pushed together, whichever tensors they belong to; of more, each tensor's by themselves.
+_FEW = 512
+# They may leave the cache: each pass costs Python as much as a few hundred rows.
+_ROOM = 4
 # Recorded products with blocks of this width cost least a row, on networks of 1000 to 5000 parameters.
-_RECORDED_WIDTH = 64
+_RECORDED_WIDTH, _RECORDED_FEW = 64, 128
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def known_rows(
         return KeptRows(engine, objective, leaves)
     total = sum(piece.offsets.numel() for piece in pieces)
     per_vector = engine.nbytes() + 2 * sum(x.numel() * x.element_size() for x in leaves)
-    width = chunk_width(per_vector, total if total <= _FEW else _RECORDED_WIDTH, leaves[0].device)
+    width = chunk_width(per_vector, total if total <= _RECORDED_FEW else _RECORDED_WIDTH, leaves[0].device)
     return WholeRows(engine.block, leaves, pieces, width if limit is None else min(width, limit))
 
 
@@ -131,29 +134,48 @@ def _at_once(
     pieces: Sequence[Piece],
     judgement: Judgement,
 ) -> Rows | None:
-    """All rows and one more vector by one batched pass, its product judged; None where that fails."""
+    """Few rows of all leaves together, by one batched pass or two; None where that fails.
+
+    The first pass takes one more vector, whose product is judged.
+    """
     total = sum(piece.offsets.numel() for piece in pieces)
-    per_vector = engine.nbytes() + 2 * sum(x.numel() * x.element_size() for x in leaves)
-    if not 0 < total <= _FEW or chunk_width(per_vector, total + 1, leaves[0].device) <= total:
+    if not 0 < total <= _FEW:
         return None
-    rows = units(pieces, 0, total + 1, [x.detach() for x in leaves])
+    per_vector = engine.nbytes() + 2 * sum(x.numel() * x.element_size() for x in leaves)
+    width = min(total, chunk_width(per_vector // _ROOM, total + 1, leaves[0].device))
+    if 2 * width < total:
+        return None
+    rows = units(pieces, 0, width + 1, [x.detach() for x in leaves])
     for block, direction in zip(rows, judgement.vector, strict=True):
-        block[total] = direction
+        block[width] = direction
+    products = _batched(engine, rows)
+    if products is None or not _agrees([p[width] for p in products], objective, leaves, judgement):
+        return None
+    engine.believe_batches()
+
+    def more(tangents: Sequence[Tensor], count: int) -> Sequence[Tensor]:
+        return engine.batch(tangents) or engine.block(tangents, count)
+
+    return WholeRows(more, leaves, pieces, width, first=[p[:width] for p in products], engine=engine)
+
+
+def _batched(engine: GraphEngine, tangents: Sequence[Tensor]) -> Sequence[Tensor] | None:
+    """Products by a batched pass; None where there is none, or memory runs out."""
     try:
-        products = engine.batch(rows)
+        return engine.batch(tangents)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         return None
-    if products is None or not _agrees([p[total] for p in products], objective, leaves, judgement):
-        return None
-    engine.believe_batches()
-    return WholeRows(engine.block, leaves, pieces, total, given=[p[:total] for p in products], engine=engine)
 
 
 def _right(engine: GraphEngine, objective: Objective, leaves: Sequence[Tensor], judgement: Judgement) -> bool:
-    """Whether the kept graph gives the product that `hvp` gives, singly and batched."""
+    """Whether the kept graph gives the product that `hvp` gives, batched, or else singly."""
     v = judgement.vector
+    products = _batched(engine, [torch.stack([-2 * t, t]) for t in v])
+    if products is not None and _agrees([p[1] for p in products], objective, leaves, judgement):
+        engine.believe_batches()
+        return True
     try:
         single = engine.product(v)
     except RuntimeError as error:

@@ -28,7 +28,7 @@ class WholeRows(Rows):
         leaves: Primals.
         pieces: All that will be asked for, in their order.
         width: Of the blocks.
-        given: All rows, where they have been made already.
+        first: The rows of the first block, where they have been made already.
         engine: The kept graph behind the products, if there is one.
     """
 
@@ -42,7 +42,7 @@ class WholeRows(Rows):
         pieces: Sequence[Piece],
         width: int,
         *,
-        given: Sequence[Tensor] = (),
+        first: Sequence[Tensor] = (),
         engine: GraphEngine | None = None,
     ) -> None:
         self._block = block
@@ -56,8 +56,9 @@ class WholeRows(Rows):
         for piece in pieces:
             self._starts[id(piece)] = self._total
             self._total += piece.offsets.numel()
-        self.given = self._rows = given
-        self._have = (0, self._total) if given else (0, 0)
+        self._rows = first
+        self._have = (0, width) if first else (0, 0)
+        self.given = first if width == self._total else ()
 
     def bundle(self, pieces: Sequence[Piece]) -> None:
         pass  # all pieces are

@@ -739,7 +739,8 @@ def test_backs_off_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(GraphEngine, "batch", starved_batch)
     x = normal(9, seed=47)
     assert_tree(hessian(cubic, chunk_size=None)(x), cubic_hessian(x))
-    assert widths.pop(0) == 10  # all rows and the probe, at once
+    assert widths.pop(0) == 10  # all rows and one more vector, at once
+    assert widths.pop(0) == 2  # that vector beside another
     assert widths[:4] == [9, 4, 2, 2] and sum(w for w in widths if w <= 2) == 9
 
 
@@ -766,14 +767,14 @@ def test_auto_chunks_follow_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
         return rows(self, leaf, vectors)
 
     monkeypatch.setattr(GraphEngine, "rows", watched)
-    x = normal(200, seed=48)
+    x = normal(600, seed=48)
     expected = torch.diag(6 * x)
     assert_tree(hessian(lambda x: (x**3).sum())(x), expected)
-    assert widths == [200]
+    assert widths == [600]
     widths.clear()
     monkeypatch.setitem(memory._CHUNK_BYTES, "cpu", 2**17)
     assert_tree(hessian(lambda x: (x**3).sum())(x), expected)
-    assert sum(widths) == 200 and max(widths) < 100
+    assert sum(widths) == 600 and max(widths) < 100
     assert max(widths) * x.numel() * x.element_size() <= 2**17
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import hvplib
+from hvplib.ad.batched_products import BatchedProducts
 from hvplib.ad.leaves import fresh
 from hvplib.ad.pullback import _WIDTHS, Pullback
 from tests.ad.problems import F64, normal, relative
@@ -270,3 +271,23 @@ def test_the_report_says_that_it_is_recorded() -> None:
     graph.hvp(Y)
     assert not graph.report.recorded and "record" not in str(graph.report)
     assert agree([model.hvp(Y)], [graph.hvp(Y)])
+
+
+def test_products_with_one_matrix_are_looked_for_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look takes time for each operation: not for a pass that is made once."""
+    looks: list[int] = []
+    begin = BatchedProducts.__enter__
+
+    def watched(self: BatchedProducts) -> Any:
+        looks.append(1)
+        return begin(self)
+
+    monkeypatch.setattr(BatchedProducts, "__enter__", watched)
+    x = normal(4, seed=90).requires_grad_()
+    u = normal(3, 4, seed=91)
+    expected = u * 3 * x.detach() ** 2
+    plain = Pullback([x**3], [x], torch.float64, batched=True, joined=False)
+    assert torch.allclose(plain.block([u])[0], expected) and not looks
+    assert torch.allclose(plain.unchecked([u])[0], expected) and not looks  # type: ignore[index]
+    assert torch.allclose(Pullback([x**3], [x], torch.float64, batched=True).block([u])[0], expected)
+    assert looks

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
+from hvplib import hessian
 from hvplib.ad.axes import Piece
 from hvplib.ad.engines import GraphEngine
 from hvplib.ad.guard import derivative
@@ -101,3 +102,39 @@ def test_single_rows_by_finite_differences() -> None:
     rows = source(lambda x: (x**3).sum(), x, strategy="finite-difference")
     assert isinstance(rows, SingleRows)
     assert relative(rows.push(piece(0, 1, 2), 0, 2), [torch.diag(6 * x)[1:]]) < 1e-6
+
+
+@pytest.mark.parametrize("size", [100, 300, 500, 700])
+def test_few_rows_of_several_tensors_are_pushed_together(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to 512, in one pass or two; of more, those of each tensor by themselves."""
+    passes: list[int] = []
+    batch = GraphEngine.batch
+
+    def watched(self: GraphEngine, tangents: Any) -> Any:
+        passes.append(len(tangents[0]))
+        return batch(self, tangents)
+
+    monkeypatch.setattr(GraphEngine, "batch", watched)
+    x, y = normal(size - 20, seed=238), normal(20, seed=239)
+    func = lambda x, y: (x**3).sum() * y.sin().sum() + (y**4).sum()  # noqa: E731
+    found = hessian(func, (0, 1))(x, y)
+    expected = torch.func.hessian(func, (0, 1))(x, y)
+    assert all(relative(a, b) < 1e-13 for a, b in zip(found, expected, strict=True))
+    if size <= 512:
+        assert passes[0] - 1 + sum(passes[1:]) >= size and len(passes) <= 2
+    else:
+        assert passes == [2]
+
+
+def test_a_wrong_batching_rule_is_seen_in_the_vector_beside_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = GraphEngine.batch
+
+    def wrong(self: GraphEngine, tangents: Any) -> Any:
+        products = batch(self, tangents)
+        return None if products is None else [p.mean(0, keepdim=True).expand_as(p) for p in products]
+
+    monkeypatch.setattr(GraphEngine, "batch", wrong)
+    x = normal(600, seed=240)
+    rows = source(lambda x: (x**3).sum(), x)
+    assert isinstance(rows, KeptRows)
+    assert relative(rows.push(piece(0, 5), 0, 1), [torch.diag(6 * x)[5:6]]) < 1e-14
