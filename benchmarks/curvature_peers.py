@@ -158,7 +158,9 @@ def trace_row(name: str, truth: float, seeds: int) -> list[str]:
     if found is None:
         return [f"> {LIMIT}", "", "", "", ""]
     index = str(list(TRACES).index(name))
-    memory = measured_in_child("benchmarks.curvature_peers", ["--memory", index, str(found.products)])
+    memory = measured_in_child(
+        "benchmarks.curvature_peers", ["--memory", index, str(found.products)], timeout=600
+    )
     told = "nothing" if found.stated is None else f"{100 * found.stated:.1f} %"
     peak = memory if isinstance(memory, str) else f"{memory / 2**20:.0f}"
     return [str(found.products), f"{100 * found.error:.1f} %", told, figure(found.seconds), peak]
@@ -182,7 +184,7 @@ EIGENVALUES = {
 def top_row(name: str, problem: EigenProblem) -> list[str]:
     answer = run(EIGENVALUES[name], problem)
     memory = measured_in_child(
-        "benchmarks.curvature_peers", ["--top-memory", str(list(EIGENVALUES).index(name))]
+        "benchmarks.curvature_peers", ["--top-memory", str(list(EIGENVALUES).index(name))], timeout=600
     )
     peak = memory if isinstance(memory, str) else f"{memory / 2**20:.0f}"
     return [*eigen_row(problem, answer), peak]

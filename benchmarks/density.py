@@ -200,7 +200,7 @@ def to_an_area(name: str, spectrum: Tensor, target: float, seeds: int) -> list[s
         error = statistics.mean(areas) ** 0.5
         if error <= target:
             index = str(list(CONTENDERS).index(name))
-            memory = measured_in_child("benchmarks.density", ["--memory", index, str(probes)], timeout=300)
+            memory = measured_in_child("benchmarks.density", ["--memory", index, str(probes)], timeout=600)
             peak = memory if isinstance(memory, str) else f"{memory / 2**20:.0f}"
             return [str(spent), str(probes), f"{error:.1e}", figure(statistics.median(seconds)), peak]
     return [f"> {spent}", "> 32", f"{error:.1e}", "", ""]
