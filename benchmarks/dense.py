@@ -4,6 +4,8 @@ Small tanh networks with N near 100, 1000 and 5000 unknowns on 64 examples, the 
 tensors (as a model has them) and once as one vector. Speed is the median over rounds of the time of
 `torch.func.hessian` over that of the contender in the same round. The peak is how far the contender raises
 the resident memory of a fresh process, in units of the Hessian's own bytes.
+
+And the Hessians of one small function at a thousand points, by `torch.func.vmap`.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from benchmarks.tables import arguments, figure, prepare, publish, table
 
 UNIT = "torch.func.hessian"
 FORMS = ("a tuple of tensors", "one vector")
+POINTS = 1000
 _CHUNK = 128
 
 
@@ -119,6 +122,7 @@ CONTENDERS: dict[str, Callable[[Task], Any]] = {
     "torch.autograd.functional.hessian, vectorize": autograd_vectorized,
     "torch.autograd.functional.hessian": autograd_loop,
 }
+ONE_FORM = {"jax.hessian, jit"}  # the unknowns as one vector: the same for JAX
 _TOO_SLOW = {"torch.autograd.functional.hessian": 2000}  # unknowns from which a contender is left out
 
 
@@ -171,12 +175,46 @@ def cells(score: Score) -> list[str]:
     return [f"{figure(1e3 * score.seconds)} ms {score.remark}".strip(), f"{figure(1 / score.ratio)}×"]
 
 
+def rosenbrock(x: Tensor) -> Tensor:
+    return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
+
+
+def logistic(x: Tensor) -> Tensor:
+    data = torch.linspace(-1, 1, 20 * x.numel(), dtype=x.dtype).cos().view(20, -1)
+    return torch.nn.functional.softplus(data @ x).sum() + x @ x
+
+
+MAPPED: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
+    "Rosenbrock, n=4": (rosenbrock, 4),
+    "Rosenbrock, n=10": (rosenbrock, 10),
+    "logistic regression, n=4": (logistic, 4),
+    "logistic regression, n=10": (logistic, 10),
+}
+
+
+def compare_mapped(label: str, *, quick: bool) -> dict[str, list[str]]:
+    """Return for each contender its time, and its speed beside the unit's, at many points at once."""
+    import hvplib
+
+    func, size = MAPPED[label]
+    points = torch.randn(POINTS, size, generator=torch.Generator().manual_seed(0))
+    makers = {"**hvplib.hessian**": hvplib.hessian, UNIT: torch.func.hessian}
+    right = torch.func.vmap(torch.func.hessian(func))(points.double())
+
+    def error(_name: str, result: Any) -> float:
+        return float((result.double() - right).norm() / right.norm())
+
+    builders = {name: partial(partial, torch.func.vmap(make(func)), points) for name, make in makers.items()}
+    scores = contest(builders, UNIT, error, budget=1.0 if quick else 4.0, at_least=3)
+    return {name: cells(score) for name, score in scores.items()}
+
+
 def peaks(label: str, form: str, names: Sequence[str], threads: int) -> list[str]:
     """Return for each contender named how a fresh process's peak grows, in units of the Hessian's bytes."""
     size = DENSE[label]().size
     found = []
     for name in names:
-        if size > _TOO_SLOW.get(name, size):
+        if size > _TOO_SLOW.get(name, size) or (name in ONE_FORM and form != FORMS[0]):
             found.append("–")
             continue
         arguments_ = ["--measure", label, form, name, "--threads", str(threads)]
@@ -219,6 +257,12 @@ def main() -> None:
             for index, name in enumerate(names):
                 rows[name] += [*timed[name], *peak[index : index + 1]]
         sections[f"The unknowns as {form}"] = table("", columns, rows)
+    columns = [cell for label in MAPPED for cell in (label, "speed")]
+    mapped = {label: compare_mapped(label, quick=options.quick) for label in MAPPED}
+    rows = {
+        name: [cell for of in mapped.values() for cell in of[name]] for name in ("**hvplib.hessian**", UNIT)
+    }
+    sections[f"One function at {POINTS} points, by torch.func.vmap"] = table("", columns, rows)
     publish("dense", "The dense Hessian", sections, packages=("hvplib", "jax"), save=options.save)
 
 
