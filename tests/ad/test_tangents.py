@@ -30,12 +30,12 @@ CONSTANTS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("constant", CONSTANTS.values(), ids=CONSTANTS.keys())
-@pytest.mark.parametrize("name", ["add", "sub", "mul", "div"])
-def test_derivatives_are_those_of_torch(name: str, constant: Any) -> None:
-    operation = getattr(Tensor, name)
-    if constant is True and name == "sub":
-        pytest.skip("torch subtracts no bool")
+NAMES = [(n, c) for n in ("add", "sub", "mul", "div") for c in CONSTANTS if (n, c) != ("sub", "bool")]
+
+
+@pytest.mark.parametrize(("name", "kind"), NAMES)
+def test_derivatives_are_those_of_torch(name: str, kind: str) -> None:
+    operation, constant = getattr(Tensor, name), CONSTANTS[kind]
     assert operation in ARITHMETIC
     with fwAD.dual_level():
         dual = fwAD.make_dual(X, V)
@@ -71,7 +71,8 @@ def test_what_is_left_as_it_is() -> None:
             assert with_tangents((dual, value))[1] is value
         assert with_tangents((Y, Y)) == (Y, Y)
         half = fwAD.make_dual(X.half(), V.half())
-        assert with_tangents((half, 2.5))[1] == 2.5  # float16 would round the number
+        number = 2.3
+        assert with_tangents((half, number))[1] is number  # float16 would round it
         assert not is_dual(Y)  # the caller's own tensor has no tangent
 
 
