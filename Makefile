@@ -35,9 +35,11 @@ bench: $(VENV)/.bench-installed ## time the library beside its peers: tables, th
 	$(BIN)/python -m benchmarks.eigen
 	$(BIN)/python -m benchmarks.linear
 	$(BIN)/python -m benchmarks.digits_eigen
+	$(BIN)/python -m benchmarks.spectrum_end_to_end
 	$(BIN)/python -m benchmarks.trace
 	$(BIN)/python -m benchmarks.curvature_peers
 	$(BIN)/python -m benchmarks.optim
+	$(BIN)/python -m benchmarks.solver_overhead
 	$(BIN)/python -m benchmarks.regressions
 	$(BIN)/python -m benchmarks.optim_real
 	$(BIN)/python -m benchmarks.train_digits
