@@ -40,7 +40,7 @@ def _simplify_sum(graph: fx.Graph, node: fx.Node, traits: Traits, constants: Con
         zero, other = (left, right) if zero_left else (right, left)
         own, kept = traits[node], traits[other]
         alike = (own.shape, own.stride, own.dtype) == (kept.shape, kept.stride, kept.dtype)
-        if kept.whole and alike and traits[zero].shape and traits[zero].dtype == own.dtype:
+        if alike and traits[zero].shape and traits[zero].dtype == own.dtype:
             node.replace_input_with(zero, _zeros(graph, node, (), traits, constants))
 
 
