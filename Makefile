@@ -3,6 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SCRIPTS := product widths batches scaling setup_cost dense \
+	eigen spectrum_end_to_end digits_eigen linear \
+	optim solver_overhead recycling regressions optim_real train_digits \
+	trace density curvature_peers vocabulary
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable
 
 .PHONY: demo test test-slow lint types docs bench clean
@@ -27,22 +31,7 @@ docs: $(VENV)/.test-installed ## the documentation, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.bench-installed ## time the library beside its peers: tables, then pytest-benchmark
-	$(BIN)/python -m benchmarks.product
-	$(BIN)/python -m benchmarks.batches
-	$(BIN)/python -m benchmarks.scaling
-	$(BIN)/python -m benchmarks.setup_cost
-	$(BIN)/python -m benchmarks.dense
-	$(BIN)/python -m benchmarks.eigen
-	$(BIN)/python -m benchmarks.linear
-	$(BIN)/python -m benchmarks.digits_eigen
-	$(BIN)/python -m benchmarks.spectrum_end_to_end
-	$(BIN)/python -m benchmarks.trace
-	$(BIN)/python -m benchmarks.curvature_peers
-	$(BIN)/python -m benchmarks.optim
-	$(BIN)/python -m benchmarks.solver_overhead
-	$(BIN)/python -m benchmarks.regressions
-	$(BIN)/python -m benchmarks.optim_real
-	$(BIN)/python -m benchmarks.train_digits
+	set -e; for script in $(SCRIPTS); do $(BIN)/python -m benchmarks.$$script; done
 	$(BIN)/python -m pytest benchmarks/bench_*.py --benchmark-enable
 
 clean:

@@ -21,9 +21,9 @@ PAGE = _ROOT / "docs" / "benchmarks.md"
 _OPENING = """\
 # Benchmarks
 
-Every figure here was printed by a script in `benchmarks/`, which `make bench` runs beside the peers, on the day that
-is named. Contenders take turns within a run, and what counts are ratios within a table: two tables belong to two
-runs. Rows of the library are bold. Where a peer is ahead, the table shows it.
+Every figure here was printed by a script in `benchmarks/`, which `make bench` runs beside the peers, on the
+day that is named. Contenders take turns within a run, and what counts are ratios within a table: two tables
+belong to two runs. Rows of the library are bold. Where a peer is ahead, the table shows it.
 """
 
 
@@ -41,7 +41,7 @@ class _Claim:
 
 
 _CHAPTERS: dict[str, list[str | _Claim]] = {
-    "Products": ["product", "batches", "scaling", "setup-cost", "solver-overhead"],
+    "Products": ["product", "widths", "batches", "scaling", "setup-cost"],
     "Dense Hessians": ["dense"],
     "Eigenvalues and linear systems": [
         "eigen-products",
@@ -50,8 +50,14 @@ _CHAPTERS: dict[str, list[str | _Claim]] = {
         "digits-eigen",
         "linear",
     ],
-    # One section for each problem follows the first three.
-    "Minimisation": [_Claim("optim", 3), "recycling", "optim-real", "regressions", "train-digits"],
+    "Minimisation": [
+        _Claim("optim", 3),
+        "solver-overhead",
+        "recycling",
+        "optim-real",
+        "regressions",
+        "train-digits",
+    ],
     "Curvature of networks": ["trace", "density", "curvature-peers", "vocabulary", "minilm"],
 }
 
