@@ -41,9 +41,10 @@ class _Claim:
 
 
 _CHAPTERS: dict[str, list[str | _Claim]] = {
-    "Products": ["product", "widths", "batches", "scaling", "setup-cost"],
+    "Products": ["product", "widths", "batches", "scaling", "setup"],
     "Dense Hessians": ["dense"],
     "Eigenvalues and linear systems": [
+        "eigen",
         "eigen-products",
         "eigen-time",
         "spectrum-end-to-end",
