@@ -148,6 +148,7 @@ def distance(found: Masses, spectrum: Tensor) -> float:
     t = torch.linspace(float(spectrum[0]) - 4 * width, float(spectrum[-1]) + 4 * width, 4000, dtype=F64)
 
     def smoothed(nodes: Tensor, weights: Tensor) -> Tensor:
+        nodes, weights = nodes.double(), weights.double()  # a peer may answer in float32
         bumps = torch.exp(-(((t.unsqueeze(1) - nodes) / width) ** 2) / 2) / (width * (2 * torch.pi) ** 0.5)
         return bumps @ weights
 
