@@ -11,18 +11,14 @@ from torch.utils._pytree import TreeSpec, tree_unflatten
 from hvplib.ad.beside import is_plain
 from hvplib.ad.derivatives import Derivatives, signature, tensors_of
 from hvplib.ad.engines import Engine, GraphEngine
-from hvplib.ad.local_model import LocalModel
 from hvplib.ad.objective import Objective
 from hvplib.ad.recorded import RecordedEngine
+from hvplib.ad.trace.replay import same_bits
 from hvplib.ad.transforms import in_transform, nothing_special
-from hvplib.ad.vectors import entry_size, moved
-from hvplib.ad.verify import probes
 from hvplib.ad.whole_record import WholeRecord
 
 __all__ = ["Call", "Known", "Memory"]
 
-# How far from a point a record is held to func once more, in units of its entries.
-_BESIDE = 1e-3
 # Kinds of arguments that are remembered.
 _KINDS = 16
 
@@ -115,33 +111,16 @@ class Known:
         """
         if self._operations is None or not is_plain(probe):
             return None
-        model = self._at(call, leaves, value.detach().reshape(()))
-        if isinstance(model.engine, RecordedEngine) and not self._holds_beside(call, leaves):
-            model = self._at(call, leaves)
+        model = self._derivatives.local_model(tuple(leaves), call.rest, verify=False)
         engine = model.engine
+        if isinstance(engine, RecordedEngine) and not same_bits(engine.value, value.detach().reshape(())):
+            return None
         if isinstance(engine, GraphEngine):
             if engine.custom or engine.operations != self._operations:
                 return None
             if self._batches:
                 engine.believe_batches()
         return engine if engine is not None and engine.nbytes() > 0 else None
-
-    def _at(self, call: Call, leaves: Sequence[Tensor], value: Tensor | None = None) -> LocalModel:
-        return self._derivatives.local_model(tuple(leaves), call.rest, verify=False, value=value)
-
-    def _holds_beside(self, call: Call, leaves: Sequence[Tensor]) -> bool:
-        """Whether the record has func's value beside the point too.
-
-        What func reads beside its arguments may have changed since, and the value at the point not show it:
-        λ ‖x‖² is 0 at 0 for every λ.
-        """
-        (direction,) = probes(leaves, 1, seed=2)
-        points = [x.detach() for x in leaves]
-        beside = moved(points, direction, _BESIDE * entry_size(points))
-        try:
-            return isinstance(self._at(call, beside).engine, RecordedEngine)
-        except Exception:  # nobody asked for func there
-            return False
 
     def learn(self, engine: GraphEngine, objective: Objective) -> None:
         """This engine has proven right."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from hvplib.estimate.arguments import check_time
 from hvplib.estimate.averaged import Averaged, Callback, averaged
 from hvplib.estimate.form_error import FormBounds, form_bounds
+from hvplib.estimate.found import Found, result_of
 from hvplib.estimate.function_error import Interval, check_interval
 from hvplib.estimate.goal import Goal
 from hvplib.estimate.iterate import Assessment, Limits, iterate
@@ -309,23 +310,10 @@ def _exact(operator: Operator, f: SpectralFunction, interval: Interval, goal: Go
         norm = float(values.abs().max())
         slack = f.rounding(eps, norm)
         check_interval(values, interval, slack)
-        found = f(values, slack)
-        value = float(found.sum())
+        images = f(values, slack)
+        value = float(images.sum())
         moved = values + 1e-6 * values.abs().clamp(min=slack or eps)
-        slopes = (f(moved, slack) - found) / (moved - values)
-        bound = _ROUNDINGS * eps * float(norm * slopes.abs().sum() + found.abs().sum())
-    return Estimate(
-        value=value,
-        stderr=0.0,
-        interval=(value - bound, value + bound),
-        confidence=goal.confidence,
-        error=bound,
-        tolerance=goal.tolerance(value),
-        bound=bound,
-        status=Status.EXACT if math.isfinite(value) else Status.NON_FINITE,
-        num_samples=0,
-        matvecs={"iteration": n},
-        method="exact",
-        reason=reason,
-        history=torch.tensor([[n, value, bound]], dtype=torch.float64),
-    )
+        slopes = (f(moved, slack) - images) / (moved - values)
+        bound = _ROUNDINGS * eps * float(norm * slopes.abs().sum() + images.abs().sum())
+    found = Found.exact(torch.tensor(value, dtype=torch.float64), bound, goal, n)
+    return result_of(found, goal, {"iteration": n}, "exact", reason)

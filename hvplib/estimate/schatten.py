@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from hvplib.estimate.averaged import Callback
+from hvplib.estimate.found import Found, result_of
 from hvplib.estimate.function_trace import LanczosQuadrature, trace_of_function
 from hvplib.estimate.goal import Goal
 from hvplib.estimate.methods import Exact
 from hvplib.estimate.spectral_function import SpectralFunction
 from hvplib.operators.base import Operator
 from hvplib.results.estimate import Estimate
-from hvplib.results.status import Status
 
 __all__ = ["power_sum"]
 
@@ -109,18 +109,6 @@ def _exact(operator: Operator, p: float, goal: Goal, reason: str) -> Estimate:
         eps = torch.finfo(operator.torch_dtype).eps
         moved = _ROUNDINGS * eps * float(values.max()) * len(values) ** (1 / p)
         bound = (value ** (1 / p) + moved) ** p - value
-    return Estimate(
-        value=value,
-        stderr=0.0,
-        interval=(max(value - bound, 0.0), value + bound),
-        confidence=goal.confidence,
-        error=bound,
-        tolerance=goal.tolerance(value),
-        bound=bound,
-        status=Status.EXACT if math.isfinite(value) else Status.NON_FINITE,
-        num_samples=0,
-        matvecs={"unit vectors": operator.shape[1]},
-        method="exact",
-        reason=reason,
-        history=torch.tensor([[operator.shape[1], value, bound]], dtype=torch.float64),
-    )
+    n = operator.shape[1]
+    found = Found.exact(torch.tensor(value, dtype=torch.float64), bound, goal, n)
+    return result_of(found, goal, {"unit vectors": n}, "exact", reason)

@@ -17,6 +17,7 @@ from hvplib.ad.vectors import all_finite, distance, norm
 from hvplib.operators.chunks import in_chunks
 from hvplib.operators.data import changed, fingerprint, length
 from hvplib.operators.noise import replayed
+from hvplib.operators.own_memory import own_block, own_vector
 from hvplib.space import Space
 
 __all__ = ["BatchSum", "Budget", "MayKeep", "Term"]
@@ -171,9 +172,11 @@ class BatchSum:
         """Σ_b w_b H_b x for x (n,)."""
         tangent = self._space.unflatten(x)
         if self.only is not None:
-            return self._own(self.only.hvp(tangent), x)
+            return own_vector(self._space, self.only.hvp(tangent), x)
         if not self._space.uniform:
-            return _weighted_sum((self._own(t.hvp(tangent), x), weight) for t, weight, _ in self.live_terms())
+            return _weighted_sum(
+                (own_vector(self._space, t.hvp(tangent), x), weight) for t, weight, _ in self.live_terms()
+            )
         return self._sum_of_leaves(tangent, x)
 
     def _sum_of_leaves(self, tangent: Any, x: Tensor) -> Tensor:
@@ -184,7 +187,7 @@ class BatchSum:
         for term, weight, _ in self.live_terms():
             product = term.hvp(tangent)
             if total is None:
-                total = self._own(product, x)
+                total = own_vector(self._space, product, x)
                 total = total if weight == 1.0 else total.mul_(weight)
                 parts = leaves(self._space.unflatten(total)) or []
             else:
@@ -192,30 +195,12 @@ class BatchSum:
         assert total is not None, "a sum has at least one term of positive weight"
         return total
 
-    def _own(self, product: Any, x: Tensor) -> Tensor:
-        """The vector of a product with x, in memory of its own: not copied where it is that already."""
-        leaf = self._flat_leaf(product, x)
-        return self._space.flatten(product) if leaf is None else leaf
-
-    def _own_block(self, product: Any, X: Tensor) -> Tensor:
-        """The block of products with X (n, k); likewise."""
-        leaf = self._flat_leaf(product, X)
-        return self._space.flatten_block(product) if leaf is None else leaf.mT
-
-    def _flat_leaf(self, product: Any, x: Tensor) -> Tensor | None:
-        """The only leaf, if its entries lie in order, in memory that nothing else needs."""
-        if not self._space.flat:
-            return None
-        leaf: Tensor = (self._space.structure.leaves(product) or [x])[0]
-        # Zeros of forward mode lie nowhere, and cannot be written to.
-        return leaf if leaf.is_contiguous() and leaf.data_ptr() not in (0, x.data_ptr()) else None
-
     def _block(self, term: Term, X: Tensor) -> Tensor:
         """H_b X, so many columns at a time as memory allows."""
         space = self._space
 
         def product(columns: Tensor) -> Tensor:
-            return self._own_block(term.hvp_block(space.unflatten_block(columns)), columns)
+            return own_block(space, term.hvp_block(space.unflatten_block(columns)), columns)
 
         return in_chunks(product, X, space.size, term.bytes_per_vector)
 

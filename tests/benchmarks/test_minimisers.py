@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks import minimisers
 from benchmarks.contest import Absent
-from benchmarks.minimisers import CONTENDERS, Answer, Watch, by_scipy, run, solves
+from benchmarks.minimisers import CONTENDERS, Answer, OutOfTime, Watch, by_scipy, run, solves
 from benchmarks.optim import contest, costs, per_problem, profiles, summary
 from benchmarks.problems import CLASSICAL, Minimisation, indef
 from benchmarks.problems.minimisation import vector
@@ -91,6 +91,12 @@ def test_the_clock_stops_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert outcome.message == "time limit" and not outcome.solved
     assert outcome.value < float(problem.func(problem.x0)) and outcome.points > 1 and outcome.products > 1
     assert 30 < outcome.points + outcome.products < 40
+
+
+def test_the_clock_itself_runs() -> None:
+    Watch(1e9).check()
+    with pytest.raises(OutOfTime, match="time limit"):
+        Watch(-1.0).check()
 
 
 def test_the_alarm_stops_a_loop_without_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
