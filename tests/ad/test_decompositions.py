@@ -38,6 +38,7 @@ OPERATIONS = [
     *(f"nn.functional.max_unpool{n}d{kind}" for n in (1, 2, 3) for kind in ("", ".grad")),
     *(f"nn.functional.{name}_loss" for name in ("mse", "huber", "soft_margin", "multi_margin")),
     *(f"nn.functional.{name}" for name in ("multilabel_margin_loss", "pdist", "hardsigmoid", "rrelu")),
+    "nn.functional.binary_cross_entropy",
     *(f"nn.functional.linear_cross_entropy{kind}" for kind in ("", ".chunked", ".chunked_none")),
     *(f"nn.functional.{name}" for name in ("embedding", "embedding_bag", "grid_sample")),
 ]
@@ -308,10 +309,44 @@ def test_options_without_a_derivative_are_refused(function, option):
     assert caught.value.op == function.__name__
 
 
+def test_cross_entropy_of_probabilities_near_their_ends():
+    """Closed forms, by the cutoffs of torch's kernel; its own second derivative is 0 where this one is 1."""
+    p = torch.tensor([0.3, 1e-3, 1e-7, 1e-13, 1e-40, 0.7, 1 - 1e-3, 1 - 1e-7, 1 - 1e-13], dtype=F64)
+    q = 1 - p  # exact from 1/2 up, and rounded below as little as any number
+    for y in (torch.zeros_like(p), torch.ones_like(p), torch.linspace(0, 1, 9, dtype=F64)):
+        func = replaced(lambda x, y=y: F.binary_cross_entropy(x, y, reduction="sum"))
+        slope = torch.func.grad(func)(p)
+        assert ((slope - ((1 - y) / q - y / p)) / (1 / q + 1 / p)).abs().max() < 1e-14
+        for hessian in both_hessians(func, p):
+            assert hessian.equal(hessian.diag().diag())
+            assert (hessian.diag() / (y / p**2 + (1 - y) / q**2) - 1).abs().max() < 1e-14
+
+
+@pytest.mark.parametrize(
+    ("p", "y", "first", "second"),
+    [
+        (1.0, 1.0, -1, 1),
+        (0.0, 0.0, 1, 1),
+        (1.0, 0.0, 0, 0),  # cut off: 100 for all that is as near
+        (0.0, 1.0, 0, 0),
+        (1e-45, 1.0, 0, 0),
+        (1e-200, 1.0, 0, 0),
+        (1.0, 0.25, -0.25, 0.25),
+    ],
+)
+def test_cross_entropy_of_a_certain_probability(p, y, first, second):
+    func = replaced(lambda x: F.binary_cross_entropy(x, torch.full_like(x, y), reduction="sum"))
+    x = torch.tensor([p], dtype=F64)
+    assert torch.func.grad(func)(x).tolist() == [first]
+    for hessian in both_hessians(func, x):
+        assert hessian.tolist() == [[second]]
+
+
 SCORES = torch.tensor([[0.1, 2.0, -1.0], [1.5, 0.2, 0.3]], dtype=F64)
 WEIGHT = torch.arange(14.0, dtype=F64).reshape(7, 2).sin()
 LOG_PROBS = torch.randn(6, 3, 4, dtype=F64, generator=torch.Generator().manual_seed(0)).log_softmax(2)
 LABELS = torch.tensor([[1, 1, 2], [3, 2, 1], [1, 2, 3]])
+ENDS = torch.tensor([0.0, 1.0, 1e-50, 0.3, 1 - 1e-16, 1e-300, 0.0], dtype=F64)
 FLAGS = (None, False, True)
 NONE, NO_LABEL = torch.zeros(0, dtype=F64), torch.zeros(0, dtype=torch.long)
 
@@ -326,6 +361,13 @@ EDGES: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
     (F.soft_margin_loss, (SCORES, SCORES.sign()[:1]), {}),
     (F.huber_loss, (SCORES, SCORES[:, :1]), {"delta": 0.5, "reduction": "none"}),
     (F.huber_loss, (torch.ones(2, dtype=F64), torch.zeros(2, dtype=F64)), {}),  # on the seam
+    *(
+        (F.binary_cross_entropy, (ENDS, ENDS.flip(0)), {"reduction": r, "weight": w})
+        for r in ("none", "sum", "mean")
+        for w in (None, ENDS[:1] + 2, ENDS.square())
+    ),
+    (F.binary_cross_entropy, (ENDS, ENDS), {"size_average": False, "reduce": True}),
+    (F.binary_cross_entropy, (NONE, NONE), {}),
     *(
         (F.multi_margin_loss, (SCORES[0], t), {"reduction": "none"})
         for t in (torch.tensor(1), torch.tensor([1]))
@@ -408,6 +450,11 @@ BAD: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
     (F.huber_loss, (SCORES, SCORES), {"delta": 0.0}),
     (F.huber_loss, (SCORES, SCORES), {"weight": SCORES[:1]}),
     (F.soft_margin_loss, (SCORES[:, :1], SCORES), {}),
+    (F.binary_cross_entropy, (ENDS, ENDS[:1]), {}),
+    (F.binary_cross_entropy, (ENDS, ENDS), {"weight": ENDS[:2]}),
+    (F.binary_cross_entropy, (SCORES, SCORES.sigmoid()), {}),
+    (F.binary_cross_entropy, (ENDS, ENDS), {"reduction": "median"}),
+    (F.binary_cross_entropy, (ENDS / 0, ENDS), {}),
     (F.multi_margin_loss, (SCORES, torch.tensor([0, 1])), {"p": 3}),
     (F.multi_margin_loss, (SCORES, torch.tensor([0])), {}),
     (F.multi_margin_loss, (SCORES, torch.tensor([0, 9])), {}),

@@ -48,6 +48,7 @@ REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     # losses
     F.mse_loss: losses.mse_loss,
     F.huber_loss: losses.huber_loss,
+    F.binary_cross_entropy: losses.binary_cross_entropy,
     F.soft_margin_loss: losses.soft_margin_loss,
     F.multi_margin_loss: losses.multi_margin_loss,
     F.multilabel_margin_loss: losses.multilabel_margin_loss,

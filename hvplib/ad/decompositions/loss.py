@@ -6,6 +6,7 @@ replaces.
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
+    "binary_cross_entropy",
     "huber_loss",
     "linear_cross_entropy",
     "mse_loss",
@@ -118,6 +120,49 @@ def huber_loss(
     size = difference.abs()
     loss = torch.where(size < delta, 0.5 * difference * difference, delta * (size - 0.5 * delta))
     return reduced(loss if weight is None else loss * weight, reduction)
+
+
+def _log(x: Tensor) -> Tensor:
+    r"""$\max(\log x, -100)$: a constant where it is cut off, without the infinities of the other branch."""
+    cut = (x >= 0) & (x <= math.exp(-100))
+    return torch.where(cut, -100, torch.where(cut, 1, x).log())
+
+
+def _log_of_complement(x: Tensor) -> Tensor:
+    r"""$\max(\log(1 - x), -100)$. Of what is below 1, the complement is far above $e^{-100}$."""
+    cut = x == 1
+    return torch.where(cut, -100, torch.where(cut, 0, -x).log1p())
+
+
+def binary_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""$-y \log p - (1 - y) \log(1 - p)$, reduced (``F.binary_cross_entropy``).
+
+    Logarithms below -100 are -100, as in torch's kernel. That adds 1e-12 to $p (1 - p)$ in its second
+    derivative, and bounds it by 1e-12 in the first: relative to the value's derivatives they are off by
+    1e-12 / p (1 - p), and both are 0 at $p = y = 1$ where they are -1 and 1.
+
+    Args:
+        input: ``p``, probabilities, any shape.
+        target: ``y``, shaped like ``p``, between 0 and 1.
+        weight: Weights of the losses, broadcast to the shape of ``p``.
+        size_average: Legacy flag.
+        reduce: Legacy flag.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+
+    Returns:
+        0-d, or shaped like ``p`` for ``"none"``.
+    """
+    # Raises torch's own errors, of the shapes and of what is no probability.
+    F.binary_cross_entropy(input.detach(), target.detach(), None if weight is None else weight.detach())
+    loss = (target - 1) * _log_of_complement(input) - target * _log(input)
+    return reduced(loss if weight is None else loss * weight, reduction, size_average, reduce)
 
 
 def soft_margin_loss(
