@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hvplib.eigen.missed import End, miss_bound, resolution_of
+from hvplib.eigen.missed import Shown, miss_bound, resolution_of
 from hvplib.eigen.task import Mark, Task
 
 __all__ = ["Certainty", "are_shown", "by_first_start", "by_second_start", "of_whole_space"]
@@ -53,7 +54,7 @@ def of_whole_space(others: Tensor) -> Certainty:
     return Certainty(0.0, 0.0, torch.tensor([[low, high]], dtype=torch.float64))
 
 
-def by_first_start(task: Task, ends: list[End], marks: list[Mark], norm: float) -> Certainty:
+def by_first_start(task: Task, ends: Sequence[Shown], marks: list[Mark], norm: float) -> Certainty:
     """What the start that found the pairs says by itself: how far beyond the marks it would see.
 
     Args:
@@ -68,7 +69,9 @@ def by_first_start(task: Task, ends: list[End], marks: list[Mark], norm: float) 
     return Certainty(task.miss_probability, resolution)
 
 
-def by_second_start(task: Task, ends: list[End], marks: list[Mark], norm: float) -> tuple[Certainty, bool]:
+def by_second_start(
+    task: Task, ends: Sequence[Shown], marks: list[Mark], norm: float
+) -> tuple[Certainty, bool]:
     """What a random start beside the pairs found says of missed copies, and whether that is enough.
 
     A copy of the next value at an end would change the pairs. Where there are no next values, the start tells
@@ -88,7 +91,7 @@ def by_second_start(task: Task, ends: list[End], marks: list[Mark], norm: float)
     return replace(certainty, elsewhere=_elsewhere(task, ends, norm)), True
 
 
-def are_shown(task: Task, ends: list[End], marks: list[Mark], norm: float) -> bool:
+def are_shown(task: Task, ends: Sequence[Shown], marks: list[Mark], norm: float) -> bool:
     """Whether a start has shown what there is: its outermost pair converged, or surely far inside."""
     values = torch.tensor([end.value for end in ends], dtype=torch.float64)
     allowed = (task.miss_probability or 0.0) / len(ends)
@@ -98,7 +101,7 @@ def are_shown(task: Task, ends: list[End], marks: list[Mark], norm: float) -> bo
     )
 
 
-def _elsewhere(task: Task, ends: list[End], norm: float) -> Tensor:
+def _elsewhere(task: Task, ends: Sequence[Shown], norm: float) -> Tensor:
     """The interval (1, 2) that holds all that a start might have shown, but for the probability."""
     assert task.miss_probability is not None
     interval, allowed = [-math.inf, math.inf], task.miss_probability / len(ends)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import astuple, replace
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from typing import Any, Literal
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hvplib.eigen.certainty import Certainty, are_shown, by_first_start, by_second_start, of_whole_space
 from hvplib.eigen.locked import Locked
-from hvplib.eigen.missed import End
+from hvplib.eigen.missed import BlockEnd, End, remade
 from hvplib.eigen.products import Products
 from hvplib.eigen.start import Start
 from hvplib.eigen.task import Mark, Task
@@ -78,7 +78,7 @@ class Search:
         self._drawn = drawn
         self._phase: Literal["iteration", "missed members"] = "iteration"
         self._start = Start(factorization, task.signs)
-        self._first: list[End] = []  # what the first start has shown
+        self._first: Sequence[End | BlockEnd] = []  # what the first start has shown
         self._due = 0  # steps until the small problem is solved again
         self._strictness = 1.0  # of the estimates, beside the tolerance
         self._confirmations = 0
@@ -218,8 +218,6 @@ class Search:
             return self._restart(ritz, *self.task.counts(ritz.values[wanted])) if F.full else None
         self._awaiting = False
         self._first = self._start.seen(ritz.values, ritz.residual_norms)
-        if F.width > 1:  # of a block, only the bound on what has not converged is proven
-            self._first = [replace(end, residual_norm=math.inf) for end in self._first]
         self.locked.lock(ritz, wanted, examined)
         self._show()
         return self._go_on(worst)
@@ -310,7 +308,7 @@ class Search:
         Of many, only as many as leave room for steps: the outermost converge first, and others drop out then.
         """
         signs = self.task.signs
-        most = max(1, self.factorization.capacity // (2 * len(signs)))
+        most = max(1, self.factorization.room // (2 * len(signs)))
         upper, lower = (min(1 + int((beyond & (sign * values > 0)).sum()), most) for sign in (1, -1))
         return upper if 1 in signs else 0, lower if -1 in signs else 0
 
@@ -347,7 +345,7 @@ class Search:
             setattr(self, name, state[name])
         self._values, self._norms = state["shown"]
         self.history = [list(row) for row in state["history"]]
-        self._first = [End(*fields) for fields in state["first"]]
+        self._first = [remade(fields) for fields in state["first"]]
         self.certainty = Certainty(*state["certainty"])
         self.locked.load(state["locked"])
         self._start.load(state["start"])

@@ -23,6 +23,7 @@ Random = Callable[[int], Tensor]
 
 # What is shorter than this many roundings of the largest vector around carries no digit.
 _ROUNDINGS = 10.0
+_TINY = torch.finfo(torch.float64).tiny
 
 
 class Ritz(NamedTuple):
@@ -51,6 +52,7 @@ class _Shape:
         width: Columns of the next block; 0 when the basis spans the whole space.
         coupling: C (width, count), the next block's share in A Q.
         reach: The first column whose share is not zero.
+        log_scale: See `Factorization.log_scale`.
     """
 
     locked: int
@@ -58,6 +60,7 @@ class _Shape:
     width: int
     coupling: Tensor
     reach: int
+    log_scale: float
 
 
 class Factorization:
@@ -115,7 +118,7 @@ class Factorization:
         self.num_steps = 0
         self.norm = 0.0
         self.asymmetry = 0.0
-        self._shape = _Shape(0, 0, 0, torch.zeros(0, 0, dtype=torch.float64), 0)
+        self._shape = _Shape(0, 0, 0, torch.zeros(0, 0, dtype=torch.float64), 0, 0.0)
         self.renew(start)
 
     # What there is.
@@ -146,6 +149,20 @@ class Factorization:
         after = self.count + self.width
         following = min(self.width, self.size - after)
         return self.active + self.width > self.capacity or after + following > self.basis.capacity
+
+    @property
+    def room(self) -> int:
+        """Active columns that there is room for beside those that are locked."""
+        return min(self.capacity, self.basis.capacity - self.locked - self.width)
+
+    @property
+    def log_scale(self) -> float:
+        """Σ ln ‖N B‖ over the steps since the last `renew`, N B being what a product brought in that is new.
+
+        From a single vector z, the next one is p(A) z / ‖z‖ for a p with leading coefficient exp(−log_scale).
+        What is rounding counts as so much.
+        """
+        return self._shape.log_scale
 
     def ritz(self) -> Ritz:
         """Eigenpairs of the active part of T."""
@@ -242,7 +259,8 @@ class Factorization:
         self.basis.put(after, block)
         self.norm = norm
         self.num_steps += 1
-        self._shape = _Shape(shape.locked, after, block.shape[1], coupling, before)
+        log_scale = shape.log_scale + math.log(max(float(torch.linalg.vector_norm(B)), tiny, _TINY))
+        self._shape = _Shape(shape.locked, after, block.shape[1], coupling, before, log_scale)
         return True
 
     def restart(self, coordinates: Tensor) -> None:
@@ -263,7 +281,7 @@ class Factorization:
         self.T[:first, first:last] = cross
         self.T[first:last, :first] = cross.mT
         self.T[first:last, first:last] = (inside + inside.mT) / 2
-        self._shape = _Shape(first, last, shape.width, coupling, first)
+        self._shape = _Shape(first, last, shape.width, coupling, first, shape.log_scale)
 
     def lock(self, count: int) -> None:
         """Set the first `count` active columns aside.
@@ -297,9 +315,8 @@ class Factorization:
         T = self.T[chosen][:, chosen]
         self.basis.rotate(selection)
         self.T[: len(chosen), : len(chosen)] = T
-        self._shape = _Shape(
-            len(columns), shape.count - gone, shape.width, shape.coupling[:, chosen], len(columns)
-        )
+        coupling, kept = shape.coupling[:, chosen], len(columns)
+        self._shape = replace(shape, locked=kept, count=shape.count - gone, coupling=coupling, reach=kept)
 
     # A value can be put away and taken up again.
 
@@ -313,6 +330,7 @@ class Factorization:
             "width": shape.width,
             "coupling": shape.coupling.clone(),
             "reach": shape.reach,
+            "log_scale": shape.log_scale,
             "num_matvecs": self.num_matvecs,
             "num_steps": self.num_steps,
             "norm": self.norm,
@@ -332,7 +350,8 @@ class Factorization:
         self.T[:count, :count] = state["T"]
         self.num_matvecs, self.num_steps = state["num_matvecs"], state["num_steps"]
         self.norm, self.asymmetry = state["norm"], state["asymmetry"]
-        self._shape = _Shape(state["locked"], count, state["width"], state["coupling"], state["reach"])
+        rest = (state[name] for name in ("width", "coupling", "reach", "log_scale"))
+        self._shape = _Shape(state["locked"], count, *rest)
 
     def defect(self, matmat: Matmat) -> float:
         """‖A q − Q T e − N C e‖ / ‖A‖ for the last column q of Q: whether this factorisation is of this A."""
@@ -347,7 +366,7 @@ class Factorization:
     def _store(self, count: int, block: Tensor) -> None:
         self.basis.put(count, block)
         coupling = torch.zeros(block.shape[1], count, dtype=torch.float64)
-        self._shape = _Shape(self.locked, count, block.shape[1], coupling, count)
+        self._shape = _Shape(self.locked, count, block.shape[1], coupling, count, 0.0)
 
     def _apart(self, W: Tensor, count: int, tiny: float) -> Orthonormal:
         """W = N B with NᵀN = I, for a W that is orthogonal to the first `count` columns; and so is N."""

@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hvplib.eigen.missed import End, resolution_of
+from hvplib.eigen.missed import resolution_of
+from hvplib.eigen.start import Start
 from hvplib.krylov.lanczos import Factorization
 
 __all__ = ["Curvature", "Curved", "least_curvature", "rounding_of"]
@@ -105,19 +106,20 @@ def least_curvature(
         max_matvecs: Products.
         probability: How likely `bound` may be false.
 
-    Source: of the bound for a random start, J. Kuczyński, H. Woźniakowski 1992, 10.1137/0613066.
+    The bound for a random start is that of `hvplib.eigen.missed.End`.
     """
     n = point.x.shape[0]
     if n <= min(_SMALL, max_matvecs):
         return _whole(point, random)
     start = random(1)
     factorization = Factorization(start, capacity=min(n, max_matvecs), size=n)
+    run = Start(factorization, [-1])
     found = Curvature(math.inf, -math.inf, torch.zeros_like(start), 0.0, point.eps, probability, 0)
     for step in range(1, min(n, max_matvecs) + 1):
         if not factorization.expand(point.hvp, random):
             return replace(found, value=math.nan, bound=-math.inf, norm=math.nan)
         if step % _LOOKS == 0 or step == min(n, max_matvecs) or factorization.width == 0:
-            found, settled = _seen(factorization, n, step, probability, point.eps)
+            found, settled = _seen(factorization, run, step, probability, point.eps)
             if settled:
                 break
     return found
@@ -151,7 +153,7 @@ def _mixed(basis: Tensor, random: Callable[[int], Tensor]) -> Tensor:
 
 
 def _seen(
-    factorization: Factorization, n: int, steps: int, probability: float, eps: float
+    factorization: Factorization, run: Start, steps: int, probability: float, eps: float
 ) -> tuple[Curvature, bool]:
     """What the Krylov space says, and whether more products would say nothing that matters."""
     ritz = factorization.ritz()
@@ -160,9 +162,8 @@ def _seen(
     if whole:
         resolution, missed = residual, 0.0
     else:
-        second = -float(ritz.values[1]) if len(ritz.values) > 1 else -math.inf
-        end = End(n, -value, residual, second, -float(ritz.values[-1]), steps)
-        resolution = resolution_of([end], [-value], probability, scale=4 * factorization.norm)
+        (end,) = run.seen(ritz.values, ritz.residual_norms)
+        resolution = resolution_of([end], [end.value], probability, scale=4 * factorization.norm)
         missed = probability
     direction = factorization.combine(ritz.vectors[:, :1])
     norm = factorization.norm

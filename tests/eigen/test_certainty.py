@@ -13,9 +13,18 @@ from hvplib.eigen.task import Mark, Task
 F64 = torch.float64
 INF = math.inf
 TASK = Task(4, "LM", 1e-6, floor=1e-13, miss_probability=1e-3, max_matvecs=100)
+
+
 # A start that has converged at both ends, and one of few steps.
-SHARP = [End(500, 2.0, 1e-9, 1.0, -2.0, 30), End(500, 1.5, 1e-9, 1.0, -2.0, 30)]
-BLUNT = [replace(end, residual_norm=1.0, steps=2) for end in SHARP]
+def end(value: float, *norms: float) -> End:
+    """The largest Ritz value, and residuals of it and of others farther in."""
+    values = value - torch.arange(len(norms), dtype=F64)
+    log_scale = sum(math.log(norm) for norm in norms)
+    return End(500, values, torch.tensor(norms, dtype=F64), torch.zeros(0, dtype=F64), log_scale, 0.0)
+
+
+SHARP = [end(2.0, 1e-9), end(1.5, 1e-9)]
+BLUNT = [end(2.0, 1.0, 1.0), end(1.5, 1.0, 1.0)]
 MARKS = [Mark(1, 3.0, 4.0), Mark(-1, 3.0, 4.5)]
 
 
@@ -93,7 +102,7 @@ def test_without_any_next_value_it_is_as_a_first_start() -> None:
 
 def test_where_residuals_are_rounding_no_more_can_be_had() -> None:
     task = replace(TASK, miss_probability=1e-14)
-    exact = [replace(end, residual_norm=4e-13) for end in SHARP]
+    exact = [end(2.0, 4e-13), end(1.5, 4e-13)]
     found, sure = by_second_start(task, exact, MARKS, norm=5.0)
     assert sure and found.miss_probability > 1e-14
     assert not by_second_start(task, exact, MARKS, norm=3.0)[1]
@@ -109,6 +118,6 @@ def test_shown_is_what_has_converged(ends: list[End], mark: float, expected: boo
 
 
 def test_shown_is_what_is_surely_far_inside() -> None:
-    ends = [replace(end, residual_norm=0.1) for end in SHARP]
+    ends = [end(2.0, 1e-4), end(1.5, 1e-4)]
     assert are_shown(TASK, ends, [mark._replace(value=20.0) for mark in MARKS], norm=5.0)
     assert not are_shown(TASK, ends, [mark._replace(value=2.1) for mark in MARKS], norm=5.0)

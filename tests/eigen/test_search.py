@@ -117,12 +117,16 @@ def test_gap_bounds_rest_on_the_second_start() -> None:
 
 
 def test_gap_bound_of_the_last_pair_is_by_what_the_second_start_has_shown() -> None:
-    values = torch.cat([torch.linspace(0, 1, 198), torch.tensor([3.0, 4.0])]).double()
+    near = torch.cat([torch.linspace(0, 1, 198, dtype=F64), torch.tensor([3.0, 3.1], dtype=F64)])
     for which, sign in (("LA", 1), ("SA", -1), ("LM", 1), ("LM", -1)):
-        result = found(sign * values, 2, which)
+        result = found(sign * near, 2, which)
         assert bool((result.gap_bounds <= 1e-11).all()), which
-        exact = sign * torch.tensor([4.0, 3.0], dtype=F64)
+        exact = sign * torch.tensor([3.1, 3.0], dtype=F64)
         assert bool(((result.eigenvalues - exact).abs() <= result.gap_bounds).all())
+        # A copy of 9 is ruled out before one of 3, which would change nothing, and so is not waited for.
+        near[-1] = 9.0
+        assert found(sign * near, 2, which).gap_bounds.isnan().tolist() == [False, True]
+        near[-1] = 3.1
 
 
 @pytest.mark.parametrize("width", [1e-8, 1e-10, 1e-13])
