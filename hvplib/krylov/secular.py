@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from math import hypot
+from operator import sub
 
 import torch
 from torch import Tensor
@@ -71,9 +73,9 @@ def ball_step(eigenvalues: Tensor, coefficients: Tensor, radius: float) -> Minim
     stiffness = max(problem.largest, problem.total / radius)
     if stiffness == 0:
         return problem.at(0.0, 0.0, on_boundary=False, cubic=False)
-    size = _without_nothing(problem.size / stiffness / radius)
-    delta = problem.delta / stiffness
-    lower = max(float((size - delta).max()), _norm(size) - float(delta.max()))
+    size = _without_nothing([s / stiffness / radius for s in problem.size])
+    delta = [d / stiffness for d in problem.delta]
+    lower = max(*map(sub, size, delta), hypot(*size) - max(delta))
     t, gap = _solve(size, delta, max(lower, 0.0), (1.0, 0.0))
     on_boundary = t > 0 or problem.floor > 0
     added = gap * radius if problem.floor > 0 else 0.0
@@ -113,11 +115,10 @@ def cubic_step(eigenvalues: Tensor, coefficients: Tensor, sigma: float) -> Minim
     if stiffness == 0:
         return problem.at(0.0, 0.0, on_boundary=False, cubic=True)
     # In units of length stiffness / σ the equation is ‖y‖ = μ.
-    size = _without_nothing(problem.size / stiffness * (sigma / stiffness))
-    delta, floor = problem.delta / stiffness, problem.floor / stiffness
+    size = _without_nothing([s / stiffness * (sigma / stiffness) for s in problem.size])
+    delta, floor = [d / stiffness for d in problem.delta], problem.floor / stiffness
     lower = max(
-        float(_least_cubic(size, delta, floor).max()),
-        float(_least_cubic(torch.tensor(_norm(size), dtype=torch.float64), delta.max(), floor)),
+        _least_cubic(s, d, floor) for s, d in [*zip(size, delta, strict=True), (hypot(*size), max(delta))]
     )
     t, gap = _solve(size, delta, lower, (floor, 1.0))
     return problem.at(t * stiffness, gap * (stiffness / sigma), on_boundary=False, cubic=True)
@@ -135,34 +136,39 @@ class _Shifted:
     """
 
     def __init__(self, eigenvalues: Tensor, coefficients: Tensor) -> None:
-        values = eigenvalues.to("cpu", torch.float64)
-        self._coefficients = coefficients.to("cpu", torch.float64)
-        self._leftmost = int(values.argmin())
-        self.floor = max(0.0, -float(values[self._leftmost]))
-        self.delta = values + self.floor
-        self.size = self._coefficients.abs()
-        self.total = _norm(self.size)
-        self.largest = float(values.abs().max())
+        # As numbers of Python: for as few as there mostly are, a call of torch takes longer than the sum.
+        values: list[float] = eigenvalues.to("cpu", torch.float64).tolist()
+        self._coefficients: list[float] = coefficients.to("cpu", torch.float64).tolist()
+        least = min(values)
+        self._leftmost = values.index(least)
+        self.floor = max(0.0, -least)
+        self.delta = [value + self.floor for value in values]
+        self.size = [abs(c) for c in self._coefficients]
+        self.total = hypot(*self.size)
+        self.largest = max(abs(least), abs(max(values)))
 
     def at(
         self, t: float, added: float, *, on_boundary: bool, cubic: bool, length: float | None = None
     ) -> Minimiser:
         """The minimiser for μ = floor + t, moved by `added` in the leftmost eigenspace."""
-        shifted = self.delta + t
-        y = torch.where(shifted > 0, -self._coefficients / shifted, 0.0)
+        shifted = [d + t for d in self.delta]
+        y = [-c / s if s > 0 else 0.0 for c, s in zip(self._coefficients, shifted, strict=True)]
+        leftmost = self._coefficients[self._leftmost]
         if added > 0:
-            y[self._leftmost] = -math.copysign(added, float(self._coefficients[self._leftmost]))
-        if self._coefficients[self._leftmost] == 0:
+            y[self._leftmost] = -math.copysign(added, leftmost)
+        if leftmost == 0:
             y[self._leftmost] = added
         multiplier = self.floor + t
-        norm = length if on_boundary and length is not None else _norm(y)
+        norm = length if on_boundary and length is not None else hypot(*y)
         # Of −(cᵀy + ½ Σ λ y²), with c replaced by the equation: only positive terms.
-        elastic = float((shifted * y * y).sum()) / 2
+        elastic = sum(s * v * v for s, v in zip(shifted, y, strict=True)) / 2
         predicted = elastic + multiplier * norm * norm / (6 if cubic else 2)
-        return Minimiser(y, norm, multiplier, predicted, on_boundary)
+        return Minimiser(torch.tensor(y, dtype=torch.float64), norm, multiplier, predicted, on_boundary)
 
 
-def _solve(size: Tensor, delta: Tensor, lower: float, line: tuple[float, float]) -> tuple[float, float]:
+def _solve(
+    size: list[float], delta: list[float], lower: float, line: tuple[float, float]
+) -> tuple[float, float]:
     """The least t ≥ 0 with ‖z(t)‖ ≤ ℓ(t), z_i = size_i / (δ_i + t), and the gap √(ℓ² − ‖z‖²) left at t = 0.
 
     Args:
@@ -171,28 +177,27 @@ def _solve(size: Tensor, delta: Tensor, lower: float, line: tuple[float, float])
         lower: Where ‖z‖ ≥ ℓ, if it is positive; zero otherwise.
         line: ℓ(0) and ℓ'.
     """
-    some = size > 0
-    size, delta = size[some], delta[some]
+    some = [(s, d) for s, d in zip(size, delta, strict=True) if s > 0]
     if lower > 0:
-        return _root(size, delta, lower, line), 0.0
-    start, length = _norm(size / delta), line[0]  # size ≤ delta, so delta is positive
+        return _root(some, lower, line), 0.0
+    start, length = hypot(*(s / d for s, d in some)), line[0]  # size ≤ delta, so delta is positive
     if start > length:
-        return _root(size, delta, 0.0, line), 0.0
+        return _root(some, 0.0, line), 0.0
     return 0.0, math.sqrt((length - start) * (length + start))
 
 
-def _root(size: Tensor, delta: Tensor, start: float, line: tuple[float, float]) -> float:
+def _root(some: list[tuple[float, float]], start: float, line: tuple[float, float]) -> float:
     """t with 1/‖z(t)‖ = 1/ℓ(t): the difference is concave and grows, so that Newton comes from the left."""
     t = start
     for _ in range(_MAX_ITER):
-        shifted = delta + t
-        z = size / shifted
-        length = _norm(z)
-        unit = z / length
+        length = hypot(*[s / (d + t) for s, d in some])
         ratio = length / (line[0] + line[1] * t)
         # The value over its derivative, both times ‖z‖²: what is left neither over- nor underflows.
-        rise = float((unit * unit / shifted).sum()) * length + line[1] * ratio * ratio
-        following = t + length * (ratio - 1) / rise
+        rise = 0.0
+        for s, d in some:
+            unit = s / (d + t) / length
+            rise += unit * unit / (d + t)
+        following = t + length * (ratio - 1) / (rise * length + line[1] * ratio * ratio)
         if not following > t * (1 + 2 * _EPS):
             # Rounding may have put the start right of the root, but not far.
             return following if following > 0.5 * t else t
@@ -200,22 +205,18 @@ def _root(size: Tensor, delta: Tensor, start: float, line: tuple[float, float]) 
     return t
 
 
-def _least_cubic(size: Tensor, delta: Tensor, floor: float) -> Tensor:
+def _least_cubic(size: float, delta: float, floor: float) -> float:
     """t with (t + floor)(t + δ) = size, a bound from below as ‖z‖ ≥ |z_i|; 0 if there is none."""
     product = floor * delta
-    excess = (size - product - 4 * _EPS * product).clamp(min=0)
+    excess = size - product - 4 * _EPS * product
+    if not excess > 0:
+        return 0.0
     b = floor + delta
-    return torch.where(excess > 0, 2 * excess / (b + torch.hypot(b, 2 * excess.sqrt())), 0.0)
+    return 2 * excess / (b + hypot(b, 2 * math.sqrt(excess)))
 
 
-def _without_nothing(size: Tensor) -> Tensor:
-    return torch.where(size < _NOTHING, 0.0, size)
-
-
-def _norm(x: Tensor) -> float:
-    """‖x‖, neither underflowing nor overflowing before it must."""
-    largest = float(x.abs().max()) if x.numel() else 0.0
-    return largest * float(torch.linalg.vector_norm(x / largest)) if largest > 0 else 0.0
+def _without_nothing(size: list[float]) -> list[float]:
+    return [0.0 if s < _NOTHING else s for s in size]
 
 
 def _check(name: str, value: float, eigenvalues: Tensor, coefficients: Tensor) -> None:
