@@ -75,7 +75,10 @@ class Basis:
     def subtract(self, W: Tensor, coefficients: Tensor, first: int = 0) -> None:
         """W ← W − Q C, in place: C (count, k) for the columns first ... first + count."""
         last = first + coefficients.shape[0]
-        for part in [slice(first, last)] if self._at_home else _parts(first, last):
+        if self._at_home:
+            _subtract(W, self[first:last], coefficients)
+            return
+        for part in _parts(first, last):
             _subtract(W, self[part], coefficients[part.start - first : part.stop - first])
 
     def combine(self, coefficients: Tensor) -> Tensor:
@@ -107,6 +110,6 @@ def _parts(first: int, last: int, *, whole: bool = False) -> list[slice]:
 
 def _subtract(W: Tensor, Q: Tensor, coefficients: Tensor) -> None:
     if W.shape[1] == 1:
-        W[:, 0].addmv_(Q, coefficients[:, 0], alpha=-1)
+        W.addmm_(Q, coefficients, alpha=-1)
     else:
         W.mT.addmm_(coefficients.mT, Q.mT, alpha=-1)

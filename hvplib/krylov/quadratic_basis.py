@@ -40,10 +40,10 @@ class PairedBasis:
         return checked("precondition", self._precondition(w), w)
 
     def project_out(self, w: Tensor, first: int, last: int) -> Tensor:
-        """w ← w − U Vᵀw, in place, for the columns first ... last; returns Vᵀw (last − first,)."""
+        """w ← w − U Vᵀw, in place, for the columns first ... last; returns Vᵀw (last − first, 1)."""
         coefficients = self._steps.coefficients(w, first, last, self._inner)
         self._duals.subtract(w, coefficients, first)
-        return coefficients[:, 0]
+        return coefficients
 
     def put(self, index: int, step: Tensor, dual: Tensor) -> None:
         """Store v (n, 1) and u = M v as columns, after `index` others."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hvplib.krylov.columns import column_norms, power_of_two
+from hvplib.krylov.growing_system import GrowingSystem
 from hvplib.krylov.inner import EUCLIDEAN, Inner
 from hvplib.krylov.quadratic_process import Block, MetricLanczos
 from hvplib.krylov.secular import Minimiser, ball_step, cubic_step
@@ -150,6 +151,7 @@ class QuadraticSpace:
         self._broken: Status | None = None
         self._norm = 0.0  # ‖g‖ in the norm of M⁻¹
         self._known: _Eigen | None = None
+        self._inside = GrowingSystem()  # T y = −e₁: times ‖g‖, the minimiser where there is no ball
         norm = column_norms(inner, g)[0]
         if not math.isfinite(norm):
             self._broken = Status.NON_FINITE
@@ -216,7 +218,7 @@ class QuadraticSpace:
         """
         tolerances = rtol, rtol if boundary_rtol is None else boundary_rtol
         _check_call("radius", radius, min(tolerances), max_matvecs)
-        return self._minimised(partial(ball_step, radius=radius), tolerances, max_matvecs)
+        return self._minimised(partial(ball_step, radius=radius), tolerances, max_matvecs, radius)
 
     def cubic(self, sigma: float, *, rtol: float = 1e-8, max_matvecs: float = math.inf) -> QuadraticStep:
         """s ≈ argmin gᵀs + ½ sᵀH s + (σ/3) ‖s‖_M³.
@@ -235,12 +237,14 @@ class QuadraticSpace:
         _check_call("sigma", sigma, rtol, max_matvecs)
         return self._minimised(partial(cubic_step, sigma=sigma), (rtol, rtol), max_matvecs)
 
-    def _minimised(self, small: Small, rtols: tuple[float, float], max_matvecs: float) -> QuadraticStep:
+    def _minimised(
+        self, small: Small, rtols: tuple[float, float], max_matvecs: float, radius: float = 0.0
+    ) -> QuadraticStep:
         limit = self.num_matvecs + max_matvecs
         while True:
             self._go_on_elsewhere()
             end = self._end(limit)
-            if end is not None or _due(self._process.count):
+            if end is not None or self._is_due(radius, rtols[0]):
                 found = self._found(small)
                 residual = self._residual(found)
                 tolerance = rtols[found.on_boundary] * max(self._norm, found.multiplier * found.norm)
@@ -250,6 +254,20 @@ class QuadraticSpace:
                     return self._step(found, residual, end)
             self._process.expand()
             self._broken = self._process.fault
+            if self._broken is None:
+                self._inside.grow(*self._process.last_row)
+
+    def _is_due(self, radius: float, rtol: float) -> bool:
+        """Whether the small problem may be the last: to solve it takes longer than many a product.
+
+        As long as T is positive definite and its minimum inside the ball, what is left of the gradient is
+        known without.
+        """
+        if self._searching or not _due(self._process.count):
+            return False
+        inside = self._inside.definite and self._norm * self._inside.length < radius
+        residual = self._process.coupling * self._norm * self._inside.last
+        return not (inside and residual > rtol * self._norm)
 
     def _go_on_elsewhere(self) -> None:
         """Begin the search for what g hides, once, when its space has ended."""
@@ -280,7 +298,7 @@ class QuadraticSpace:
         return small(eigen.values, eigen.coefficients)
 
     def _eigen(self) -> _Eigen:
-        if self._known is None or len(self._known.values) != self._process.count:
+        if self._known is None or self._known.values.shape[0] != self._process.count:
             values, vectors = torch.linalg.eigh(self._process.T)
             self._known = _Eigen(values, vectors, self._norm * vectors[:1].reshape(-1))
         return self._known

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from math import hypot
+from operator import add
 from typing import NamedTuple
 
 import torch
@@ -37,18 +39,15 @@ class _Measured(NamedTuple):
         dual: w − U Vᵀw (n, 1).
         step: P of it.
         square: Its length squared, in the norm of M⁻¹.
-        inside: Vᵀw (count,), float64, on the CPU.
+        inside: Vᵀw (count,).
+        total: ‖w‖² in the norm of M⁻¹.
     """
 
     dual: Tensor
     step: Tensor
     square: float
-    inside: Tensor
-
-    @property
-    def total(self) -> float:
-        """‖w‖² in the norm of M⁻¹."""
-        return float(self.inside @ self.inside) + abs(self.square)
+    inside: list[float]
+    total: float
 
 
 class MetricLanczos:
@@ -64,6 +63,7 @@ class MetricLanczos:
 
     Attributes:
         basis: V and U.
+        count: Columns of V.
         coupling: β.
         num_matvecs: Products made.
         fault: NON_FINITE or INDEFINITE_PRECONDITIONER, if one of them ended the process; None otherwise.
@@ -71,6 +71,7 @@ class MetricLanczos:
 
     def __init__(self, matmat: Block, like: Tensor, precondition: Block | None, inner: Inner) -> None:
         self.basis = PairedBasis(like, precondition, inner)
+        self.count = 0
         self.coupling = 0.0
         self.num_matvecs = 0
         self.fault: Status | None = None
@@ -85,11 +86,6 @@ class MetricLanczos:
         self._next: _Next | None = None
 
     @property
-    def count(self) -> int:
-        """Columns of V."""
-        return len(self._diagonal)
-
-    @property
     def has_next(self) -> bool:
         """Whether there is a vector to multiply."""
         return self._next is not None
@@ -97,9 +93,17 @@ class MetricLanczos:
     @property
     def T(self) -> Tensor:
         """(count, count), float64, on the CPU."""
-        beside = torch.tensor(self._couplings[1:], dtype=torch.float64)
         T = torch.diag(torch.tensor(self._diagonal, dtype=torch.float64))
-        return T + torch.diag(beside, 1) + torch.diag(beside, -1) if len(beside) else T
+        if self.count > 1:
+            beside = torch.tensor(self._couplings[1:], dtype=torch.float64)
+            T.diagonal(1).copy_(beside)
+            T.diagonal(-1).copy_(beside)
+        return T
+
+    @property
+    def last_row(self) -> tuple[float, float]:
+        """The last entry on the diagonal of T, and the one beside it."""
+        return self._diagonal[-1], self._couplings[-1]
 
     def begin(self, g: Tensor) -> float:
         """Start from P g; gives ‖g‖ in the norm of M⁻¹. g is overwritten."""
@@ -126,7 +130,8 @@ class MetricLanczos:
         norm = max(self._norm, math.sqrt(measured.total) / self._scale)
         if not self._sound(measured, floor=self._eps * (norm * self._scale) ** 2):
             return
-        self._diagonal.append(float(measured.inside[-1]) / self._scale)
+        self.count += 1
+        self._diagonal.append(measured.inside[-1] / self._scale)
         self._couplings.append(self.coupling)
         self._norm, self.coupling, self._next = norm, 0.0, None
         if measured.square > (_ROUNDINGS * self._eps * norm * self._scale) ** 2:
@@ -146,20 +151,26 @@ class MetricLanczos:
 
     def _outside(self, w: Tensor, count: int, likely: int = 0) -> _Measured:
         """Take from w, in place, its part in the first `count` columns, most of it in those from `likely`."""
-        first = self.basis.project_out(w, likely, count)
-        inside = self.basis.project_out(w, 0, count)
-        inside[likely:] += first
-        measured = self._measured(w, inside)
-        if float(measured.inside[:likely].square().sum()) > measured.square / 4:
+        firsts = (likely, 0) if count else ()
+        measured = self._measured(w, [self.basis.project_out(w, first, count) for first in firsts], count)
+        others = hypot(*measured.inside[:likely])
+        if others * others > measured.square / 4:
             # There was more of the other columns than the recurrence knows: one pass was not enough for them.
-            again = self._measured(w, self.basis.project_out(w, 0, count))
-            measured = again._replace(inside=measured.inside + again.inside)
+            again = self._measured(w, [self.basis.project_out(w, 0, count)], count)
+            inside = list(map(add, measured.inside, again.inside))
+            measured = again._replace(inside=inside, total=_total(inside, again.square))
         return measured
 
-    def _measured(self, w: Tensor, inside: Tensor) -> _Measured:
+    def _measured(self, w: Tensor, taken: list[Tensor], count: int) -> _Measured:
+        """What is left, after passes that took out so much of the last columns, the last pass of all."""
         step = self.basis.preconditioned(w)
-        numbers = torch.cat([inside, self._inner.columns(w, step)]).to("cpu", torch.float64)
-        return _Measured(w, step, float(numbers[-1]), numbers[:-1])
+        # One transfer of all that decides how to go on.
+        numbers = torch.cat([*taken, self._inner(w, step)]).to("cpu", torch.float64).flatten().tolist()
+        inside, square = numbers[-1 - count : -1], numbers[-1]
+        before = numbers[: -1 - count]
+        for i, coefficient in enumerate(before, start=count - len(before)):
+            inside[i] += coefficient
+        return _Measured(w, step, square, inside, _total(inside, square))
 
     def _sound(self, measured: _Measured, floor: float = math.inf) -> bool:
         """Whether the numbers are finite, and the square above −floor; if not, `fault` is set."""
@@ -176,3 +187,9 @@ class MetricLanczos:
         step = measured.step / length
         self._next = _Next(step, step if measured.step is measured.dual else measured.dual.div_(length))
         return length
+
+
+def _total(inside: list[float], square: float) -> float:
+    """‖w‖² of a vector with these coefficients inside, and so much outside."""
+    length = hypot(*inside)
+    return length * length + abs(square)

@@ -222,7 +222,7 @@ def _without_nothing(size: list[float]) -> list[float]:
 def _check(name: str, value: float, eigenvalues: Tensor, coefficients: Tensor) -> None:
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value}")
-    if eigenvalues.dim() != 1 or eigenvalues.shape != coefficients.shape or not len(eigenvalues):
+    if eigenvalues.dim() != 1 or eigenvalues.shape != coefficients.shape or not eigenvalues.numel():
         raise ValueError(
             "eigenvalues and coefficients must both be (m,) with m ≥ 1, got "
             f"{tuple(eigenvalues.shape)} and {tuple(coefficients.shape)}"

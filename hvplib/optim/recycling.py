@@ -128,7 +128,7 @@ class LimitedMemory:
         Z = torch.addmm(X, self._Y, inside, alpha=-1)
         if self._base is not None:
             Z = self._base(Z)
-        return torch.addmm(Z, self._S, self.level * inside - self._Y.mT @ Z)
+        return torch.addmm(Z, self._S, torch.addmm(self.level * inside, self._Y.mT, Z, alpha=-1))
 
 
 class Recycling:

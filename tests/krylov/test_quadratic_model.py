@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
+from hvplib.krylov import quadratic_model
 from hvplib.krylov.inner import Inner
 from hvplib.krylov.quadratic_model import QuadraticSpace, QuadraticStep
 from hvplib.krylov.secular import Minimiser, ball_step, cubic_step
@@ -499,3 +500,41 @@ def test_callables_must_return_blocks_like_their_arguments() -> None:
         QuadraticSpace(lambda X: X[:2], g, krylov_dim=3).ball(1.0)
     with pytest.raises(ValueError, match="precondition must return a block like its argument"):
         QuadraticSpace(lambda X: X, g, precondition=lambda W: W.double(), krylov_dim=3)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("radius", [0.1, 3.0, 1e6])
+def test_the_small_problem_is_solved_only_where_it_may_be_the_last(
+    name: str, radius: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same products and steps as where it is solved more often; and once where all is inside the ball."""
+    H, g = CASES[name]
+    solved = 0
+
+    def counted(values: Tensor, c: Tensor, radius: float) -> Minimiser:
+        nonlocal solved
+        solved += 1
+        return ball_step(values, c, radius)
+
+    def found(rtol: float) -> QuadraticStep:
+        nonlocal solved
+        solved = 0
+        space = QuadraticSpace(H.matmul, g, krylov_dim=len(H), random=random(len(H)))
+        return space.ball(radius, rtol=rtol)
+
+    monkeypatch.setattr(quadratic_model, "ball_step", counted)
+    for rtol in (0.5, 1e-3, 1e-8):
+        step = found(rtol)
+        few = solved
+        with monkeypatch.context() as always:
+            always.setattr(
+                QuadraticSpace,
+                "_is_due",
+                lambda self, radius, rtol: quadratic_model._due(self._process.count),
+            )
+            expected = found(rtol)
+        assert (step.status, step.num_matvecs) == (expected.status, expected.num_matvecs)
+        assert torch.equal(step.s, expected.s)
+        assert few <= solved
+        if name == "definite" and radius == 1e6:
+            assert few == 1
