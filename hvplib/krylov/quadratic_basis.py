@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from hvplib.krylov.basis import Basis
@@ -54,6 +55,11 @@ class PairedBasis:
         self._steps.put(index, step)
         if self._precondition is not None:
             self._duals.put(index, dual)
+
+    def duals(self, indices: list[int]) -> Tensor:
+        """These columns of U: a new block (n, k)."""
+        rows = self._duals.rows
+        return rows.index_select(0, torch.tensor(indices, device=rows.device)).mT
 
     def combine(self, coordinates: Tensor) -> Tensor:
         """V C for C (m, k), of the first m columns: a block (n, k)."""

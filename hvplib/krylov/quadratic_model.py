@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hvplib.krylov.columns import column_norms, power_of_two
+from hvplib.krylov.conjugate_directions import conjugate_directions
 from hvplib.krylov.growing_system import GrowingSystem
 from hvplib.krylov.inner import EUCLIDEAN, Inner
 from hvplib.krylov.quadratic_process import Block, MetricLanczos
@@ -187,6 +188,10 @@ class QuadraticSpace:
         """V C for coordinates (m, k): a block (n, k)."""
         return self._process.basis.combine(coordinates)
 
+    def conjugate_directions(self, count: int) -> tuple[Tensor, Tensor] | None:
+        """S and H S (n, j), j ≤ `count`, with SᵀH S = I up to rounding; None where H curves down at once."""
+        return conjugate_directions(self._process, count)
+
     # Steps.
 
     def ball(
@@ -255,7 +260,7 @@ class QuadraticSpace:
             self._process.expand()
             self._broken = self._process.fault
             if self._broken is None:
-                self._inside.grow(*self._process.last_row)
+                self._inside.grow(self._process.diagonal[-1], self._process.couplings[-1])
 
     def _is_due(self, radius: float, rtol: float) -> bool:
         """Whether the small problem may be the last: to solve it takes longer than many a product.

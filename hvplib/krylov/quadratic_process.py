@@ -64,6 +64,8 @@ class MetricLanczos:
     Attributes:
         basis: V and U.
         count: Columns of V.
+        dtype: Of the vectors.
+        diagonal, couplings: Of T: its diagonal, and for each column the entry with the one before.
         coupling: β.
         num_matvecs: Products made.
         fault: NON_FINITE or INDEFINITE_PRECONDITIONER, if one of them ended the process; None otherwise.
@@ -77,12 +79,13 @@ class MetricLanczos:
         self.fault: Status | None = None
         self._matmat = matmat
         self._inner = inner
+        self.dtype = like.dtype
         self._eps = torch.finfo(like.dtype).eps
         self._least = torch.finfo(like.dtype).tiny / self._eps
         self._scale = 1.0  # power of two that brings products near one
         self._norm = 0.0  # ‖P H‖ from below
-        self._diagonal: list[float] = []
-        self._couplings: list[float] = []  # with the vector before
+        self.diagonal: list[float] = []
+        self.couplings: list[float] = []  # with the vector before
         self._next: _Next | None = None
 
     @property
@@ -93,17 +96,17 @@ class MetricLanczos:
     @property
     def T(self) -> Tensor:
         """(count, count), float64, on the CPU."""
-        T = torch.diag(torch.tensor(self._diagonal, dtype=torch.float64))
+        T = torch.diag(torch.tensor(self.diagonal, dtype=torch.float64))
         if self.count > 1:
-            beside = torch.tensor(self._couplings[1:], dtype=torch.float64)
+            beside = torch.tensor(self.couplings[1:], dtype=torch.float64)
             T.diagonal(1).copy_(beside)
             T.diagonal(-1).copy_(beside)
         return T
 
     @property
-    def last_row(self) -> tuple[float, float]:
-        """The last entry on the diagonal of T, and the one beside it."""
-        return self._diagonal[-1], self._couplings[-1]
+    def following(self) -> Tensor | None:
+        """u (n, 1), if there is a vector to multiply."""
+        return None if self._next is None else self._next.dual
 
     def begin(self, g: Tensor) -> float:
         """Start from P g; gives ‖g‖ in the norm of M⁻¹. g is overwritten."""
@@ -131,8 +134,8 @@ class MetricLanczos:
         if not self._sound(measured, floor=self._eps * (norm * self._scale) ** 2):
             return
         self.count += 1
-        self._diagonal.append(measured.inside[-1] / self._scale)
-        self._couplings.append(self.coupling)
+        self.diagonal.append(measured.inside[-1] / self._scale)
+        self.couplings.append(self.coupling)
         self._norm, self.coupling, self._next = norm, 0.0, None
         if measured.square > (_ROUNDINGS * self._eps * norm * self._scale) ** 2:
             self.coupling = self._follow(measured) / self._scale

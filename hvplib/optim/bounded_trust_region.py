@@ -70,6 +70,9 @@ class BoundedSteihaug:
         self._precondition = precondition
         self._free = box.free(point.x, point.gradient).to(point.x.dtype).unsqueeze(1)
 
+    def leave(self) -> None:
+        """Nothing of it serves elsewhere."""
+
     def ball(self, radius: float) -> SteihaugStep:
         """The step for a radius.
 

@@ -37,6 +37,8 @@ class CubicModel(Protocol):
 
     def cubic(self, sigma: float) -> CubicStep: ...
 
+    def leave(self) -> None: ...
+
 
 class CubicRegularisation:
     """x ← x + s with s ≈ argmin ∇fᵀs + ½ sᵀ∇²f s + (σ/3) ‖s‖_M³, if f falls by at least η of what this says.
@@ -96,6 +98,7 @@ class CubicRegularisation:
             actual = decrease(point, trial, step.s)
             self.sigma = max(_revised(self.sigma, model, step, actual), _LEAST)
             if actual >= self.accepted * step.predicted > 0:
+                model.leave()
                 return trial
             doubts.add(step.predicted, step.norm, actual)
             if step.norm <= point.eps * float(point.x.norm()) or step.norm < 1e-150:

@@ -67,6 +67,9 @@ class Exact:
         self._values, self._vectors = torch.linalg.eigh((H + H.mT) / 2)
         self._coefficients = self._vectors.mT @ point.gradient[:, 0].to("cpu", torch.float64)
 
+    def leave(self) -> None:
+        """Nothing of it serves elsewhere."""
+
     def ball(self, radius: float) -> ExactStep:
         """The step for a radius."""
         found = ball_step(self._values, self._coefficients, radius)

@@ -49,12 +49,13 @@ class KrylovModel:
         self._rtol, self._boundary_rtol = rtol, max(rtol, boundary_rtol)
         helped = recycling.preconditioner(precondition, point.gradient)
         self._space = QuadraticSpace(
-            recycling.watched(point.hvp),
+            point.hvp,
             point.gradient,
             krylov_dim=krylov_dim,
             precondition=helped,
             random=random,
         )
+        self._recycling = recycling
 
     def ball(self, radius: float) -> QuadraticStep:
         """The step for ‖s‖_M ≤ Δ.
@@ -63,6 +64,10 @@ class KrylovModel:
             Ended: A product was not finite, or the preconditioner indefinite, before any step was made.
         """
         return _sound(self._space.ball(radius, rtol=self._rtol, boundary_rtol=self._boundary_rtol))
+
+    def leave(self) -> None:
+        """A step from here was taken: the next model may make use of this one."""
+        self._recycling.take(self._space)
 
     def cubic(self, sigma: float) -> QuadraticStep:
         """The step for the model with (σ/3) ‖s‖_M³; raises as `ball`."""

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hvplib.krylov.inner import EUCLIDEAN
+from hvplib.krylov.quadratic_model import QuadraticSpace
 
-__all__ = ["NONE", "Block", "LimitedMemory", "Pairs", "Recycling", "Sample"]
+__all__ = ["NONE", "Block", "LimitedMemory", "Pairs", "Recycling", "Sample", "paired"]
 
 Block = Callable[[Tensor], Tensor]
-
-
-class _Pair(NamedTuple):
-    """p and H p as a block (n, 2), and what their products with each other are (2, 2)."""
-
-    number: int
-    block: Tensor
-    gram: Tensor
+# S and H S (n, j), or None where there are none; asked for once, after the run that made them.
+Directions = Callable[[], "tuple[Tensor, Tensor] | None"]
 
 
 class Pairs(NamedTuple):
@@ -32,11 +26,10 @@ class Pairs(NamedTuple):
 
 
 class Sample:
-    """Up to k conjugate directions of one run of conjugate gradients or Lanczos, spread evenly over the run.
+    """Up to k directions of one run of conjugate gradients, spread evenly over the run.
 
-    What a run multiplies is made conjugate to the direction before: so the vectors of Lanczos become the
-    directions of conjugate gradients, which stay as they are. When k are there, each second one gives way to
-    later ones, then each second of those left, and so on. No synchronisation with the device.
+    When k are there, each second one gives way to later ones, then each second of those left, and so on. No
+    synchronisation with the device.
 
     Args:
         count: k.
@@ -47,56 +40,53 @@ class Sample:
     def __init__(self, count: int) -> None:
         self._count = count
         self._stride = 1
-        self._kept: list[_Pair] = []
-        self._grams: list[Tensor] = []  # of all directions of the run
-        self._last: _Pair | None = None
+        self._seen = 0
+        self._kept: list[tuple[int, Tensor]] = []  # number, and p and H p as the rows of (2, n)
 
-    def add(self, v: Tensor, Hv: Tensor) -> None:
-        """The next vector of the run (n, 1), and its product. Both may be overwritten afterwards."""
-        # Few calls, since one takes as long as a product of a small function has for all of its own.
-        block = torch.cat([v.mT, Hv.mT]).mT
-        if (last := self._last) is not None:
-            share = EUCLIDEAN(last.block[:, 1:], block[:, :1]) / last.gram[:1, 1:]
-            block.addcmul_(last.block, share, value=-1)
-        gram = EUCLIDEAN(block, block)
-        self._grams.append(gram)
-        self._last = _Pair(len(self._grams), block, gram)
-        self._keep(self._last)
-
-    def _keep(self, pair: _Pair) -> None:
-        if pair.number % self._stride:
+    def add(self, p: Tensor, Hp: Tensor) -> None:
+        """The next direction of the run (n, 1), and its product. Both may be overwritten afterwards."""
+        self._seen += 1
+        if self._seen % self._stride:
             return
         if len(self._kept) == self._count:
-            while all(kept.number % self._stride == 0 for kept in self._kept):
+            while all(number % self._stride == 0 for number, _ in self._kept):
                 self._stride *= 2
-            if pair.number % self._stride:
+            if self._seen % self._stride:
                 return
-            leaving = next(i for i, kept in enumerate(self._kept) if kept.number % self._stride)
+            leaving = next(i for i, (number, _) in enumerate(self._kept) if number % self._stride)
             del self._kept[leaving]
-        self._kept.append(pair)
+        self._kept.append((self._seen, torch.cat([p.mT, Hp.mT])))
 
-    def pairs(self) -> Pairs | None:
-        """From the directions before the first without positive curvature; S spans them.
+    def conjugate_directions(self) -> tuple[Tensor, Tensor] | None:
+        """S and H S (n, j), each sᵀH s = 1: from those before the first without positive curvature.
 
-        None if there is none. The sample is empty afterwards. Costs two synchronisations.
+        Curvature that is very small beside ‖p‖ ‖H p‖ counts as none: it would make a preconditioner that
+        rounding spoils. None if there is no such direction. The sample is empty afterwards.
         """
-        kept, grams = self._kept, self._grams
-        self._kept, self._grams, self._last = [], [], None
-        sound = _convex(grams)
-        kept = [pair for pair in kept if pair.number <= sound]
-        if not kept:
+        if not self._kept:
             return None
-        blocks = torch.stack([pair.block.mT for pair in kept])
+        blocks = torch.stack([block for _, block in self._kept])
+        self._kept.clear()  # the copies are enough
         P, HP = blocks[:, 0].mT, blocks[:, 1].mT
-        kept.clear()  # the copies are enough
-        root = torch.linalg.vecdot(P, HP, dim=0).sqrt()
-        P, HP = P.div_(root), HP.div_(root)
-        # Rounding spoils the conjugacy in long runs, and a preconditioner needs SᵀY = I.
-        curvature = (P.mT @ HP).to("cpu", torch.float64)
-        values, vectors = torch.linalg.eigh((curvature + curvature.mT) / 2)
-        whole = values > torch.finfo(P.dtype).eps ** 0.5 * values[-1]
-        mixing = (vectors[:, whole] / values[whole].sqrt()).to(P)
-        return Pairs(P @ mixing, HP @ mixing, HP[:, -1:].clone())
+        curvature = torch.linalg.vecdot(P, HP, dim=0)
+        least = torch.finfo(P.dtype).eps ** 0.75
+        norms = torch.linalg.vector_norm(P, dim=0) * torch.linalg.vector_norm(HP, dim=0)
+        sound = int((curvature > least * norms).cumprod(0).sum())
+        root = curvature[:sound].sqrt()
+        return (P[:, :sound].div_(root), HP[:, :sound].div_(root)) if sound else None
+
+
+def paired(S: Tensor, Y: Tensor) -> Pairs:
+    """S and Y = H S (n, j) made such that SᵀY = I, where rounding has spoilt it."""
+    curvature = (S.mT @ Y).to("cpu", torch.float64)
+    y = Y[:, -1:].clone()
+    tolerance = torch.finfo(S.dtype).eps ** 0.75
+    if bool((curvature - torch.eye(len(curvature), dtype=torch.float64)).abs().max() <= tolerance):
+        return Pairs(S, Y, y)
+    values, vectors = torch.linalg.eigh((curvature + curvature.mT) / 2)
+    whole = values > torch.finfo(S.dtype).eps ** 0.5 * values[-1]
+    mixing = (vectors[:, whole] / values[whole].sqrt()).to(S)
+    return Pairs(S @ mixing, Y @ mixing, y)
 
 
 class LimitedMemory:
@@ -145,14 +135,15 @@ class Recycling:
         self._count = count
         # Those in use, and those of the run that goes on.
         self.num_vectors = 4 * count
-        self._sample: Sample | None = None
+        self._run: Directions | None = None
         self._pairs: Pairs | None = None
 
     def watched(self, hvp: Block) -> Block:
-        """The same products, of a run that begins here, with an eye kept on them."""
+        """The same products, of conjugate gradients that begin here, with an eye kept on them."""
         if not self._count:
             return hvp
-        sample = self._sample = Sample(self._count)
+        sample = Sample(self._count)
+        self._run = sample.conjugate_directions
 
         def seen(V: Tensor) -> Tensor:
             product = hvp(V)
@@ -161,15 +152,22 @@ class Recycling:
 
         return seen
 
+    def take(self, space: QuadraticSpace) -> None:
+        """Learn from a space that is left: Lanczos keeps its vectors, and need not be watched."""
+        if self._count:
+            directions = space.conjugate_directions(self._count)
+            self._run = lambda: directions
+
     def preconditioner(self, base: Block | None, gradient: Tensor) -> Block | None:
         """P for the point with this gradient, from the last run; `base` where there is nothing to add to it.
 
         Also where P proves useless at the gradient g by gᵀP g ≤ 0 or NaN, as rounding may make it.
         """
-        if self._sample is not None:
+        if self._run is not None:
             # One after the other, so that no more than four vectors are stored for each direction.
             self._pairs = None
-            self._pairs, self._sample = self._sample.pairs(), None
+            directions, self._run = self._run(), None
+            self._pairs = None if directions is None else paired(*directions)
         if self._pairs is None:
             return base
         P = LimitedMemory(self._pairs, base)
@@ -177,21 +175,6 @@ class Recycling:
 
 
 NONE = Recycling()
-
-
-def _convex(grams: Sequence[Tensor]) -> int:
-    """How many directions p come before the first without positive curvature. One synchronisation.
-
-    Curvature that is very small beside ‖H p‖ counts as none: it would make a preconditioner that rounding
-    spoils.
-    """
-    if not grams:
-        return 0
-    squares = torch.stack(tuple(grams)).to("cpu", torch.float64)
-    least = torch.finfo(grams[0].dtype).eps ** 0.75
-    curvature = squares[:, 0, 1]
-    positive = curvature > least * squares[:, 0, 0].sqrt() * squares[:, 1, 1].sqrt()
-    return int(positive.cumprod(0).sum())
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:

@@ -69,6 +69,9 @@ class Steihaug:
         # One for all radii, which are measured by it.
         self._precondition = recycling.preconditioner(precondition, point.gradient)
 
+    def leave(self) -> None:
+        """What is recycled was watched on the way."""
+
     def ball(self, radius: float) -> SteihaugStep:
         """The step for a radius.
 

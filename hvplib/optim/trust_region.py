@@ -41,7 +41,11 @@ class BallStep(Protocol):
 class Space(Protocol):
     """The quadratic model at one point, as far as it is known."""
 
-    def ball(self, radius: float) -> BallStep: ...
+    def ball(self, radius: float) -> BallStep:
+        """The step for a radius."""
+
+    def leave(self) -> None:
+        """Told when a step was taken."""
 
 
 class TrustRegion:
@@ -96,6 +100,7 @@ class TrustRegion:
             actual = decrease(point, trial, step.s)
             self._resize(point, step, actual)
             if actual >= self.accepted * step.predicted > 0:
+                space.leave()
                 return trial
             doubts.add(step.predicted, step.norm, actual)
             if self.radius <= point.eps * float(point.x.norm()) or self.radius < 1e-300:

@@ -37,6 +37,9 @@ class Model:
         )
         self.asked = asked
 
+    def leave(self) -> None:
+        self.asked.append(("leave", 0.0))
+
     def ball(self, radius: float):
         self.asked.append(("ball", radius))
         return self._space.ball(radius, rtol=1e-12)

@@ -13,12 +13,12 @@ import hvplib.optim.build as build
 from hvplib import Diagonal, HessianOperator
 from hvplib.interrupt import Interrupt
 from hvplib.krylov.cg import cg
-from hvplib.krylov.quadratic_model import QuadraticSpace
 from hvplib.optim import ARC, LineSearchNewtonCG, NewtonMR, TrustKrylov, TrustNCG, minimize
 from hvplib.optim.ending import Ended, Ending
 from hvplib.optim.evaluation import Limits, Objective
+from hvplib.optim.krylov_model import KrylovModel
 from hvplib.optim.methods import Method
-from hvplib.optim.recycling import NONE, LimitedMemory, Pairs, Recycling, Sample
+from hvplib.optim.recycling import NONE, LimitedMemory, Pairs, Recycling, Sample, paired
 from hvplib.optim.steihaug import Steihaug
 from tests.optim.points import quadratic
 
@@ -56,15 +56,17 @@ def run(H: Tensor, g: Tensor, recycling: Recycling, rtol: float = 1e-8) -> int:
 # ------------------------------------------------------------------------------------------------- samples
 
 
+def pairs_of(sample: Sample) -> Pairs:
+    return paired(*(sample.conjugate_directions() or pytest.fail("nothing was kept")))
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 20])
 @pytest.mark.parametrize("length", [1, 4, 5, 20, 39, 64])
 def test_a_sample_is_spread_over_the_run(count: int, length: int) -> None:
     sample = Sample(count)
     for column in torch.eye(64, dtype=F64)[:length]:
         sample.add(column.unsqueeze(1), 3 * column.unsqueeze(1))
-    pairs = sample.pairs()
-    assert pairs is not None
-    S, Y, y = pairs
+    S, Y, y = pairs_of(sample)
     assert S.shape == (64, min(count, length))
     torch.testing.assert_close(Y, 3 * S, rtol=1e-15, atol=0)
     torch.testing.assert_close(y.square().sum(), torch.tensor(3.0, dtype=F64))
@@ -87,36 +89,12 @@ def test_the_directions_of_conjugate_gradients_are_taken_as_they_are() -> None:
 
     cg(product, g, rtol=0.0, max_iter=7)
     P = torch.cat(directions, dim=1)
-    S, Y, y = sample.pairs() or pytest.fail("nothing was kept")
+    S, Y, y = pairs_of(sample)
     last = P[:, -1:]
     torch.testing.assert_close(y, H @ last / (last.mT @ H @ last).sqrt(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(S, P / (P * (H @ P)).sum(0).sqrt(), rtol=0, atol=1e-12)
     torch.testing.assert_close(S.mT @ H @ S, torch.eye(7, dtype=F64), rtol=0, atol=1e-12)
     torch.testing.assert_close(Y, H @ S, rtol=0, atol=1e-12)
-    # S Sᵀ is P (PᵀHP)⁻¹ Pᵀ, whatever the basis.
-    torch.testing.assert_close(S @ S.mT, P @ torch.linalg.solve(P.mT @ H @ P, P.mT), rtol=0, atol=1e-12)
-
-
-def test_vectors_of_lanczos_become_conjugate() -> None:
-    H, g = symmetric(torch.linspace(1, 9, 12, dtype=F64)), normal(12, 1)
-    sample = Sample(4)
-
-    def product(V: Tensor) -> Tensor:
-        HV = H @ V
-        sample.add(V, HV)
-        return HV
-
-    QuadraticSpace(product, g, krylov_dim=8).ball(1e9, rtol=0.0)
-    S, Y, _ = sample.pairs() or pytest.fail("nothing was kept")
-    assert S.shape == (12, 4)
-    # Those of conjugate gradients, of which four are left of eight, by another hand.
-    p, r, all_p = -g, g, []
-    for _ in range(8):
-        all_p.append(p / (p.mT @ H @ p).sqrt())
-        after = r + (r.mT @ r) / (p.mT @ H @ p) * (H @ p)
-        p, r = -after + (after.mT @ after) / (r.mT @ r) * p, after
-    chosen = torch.cat([all_p[j] for j in (1, 3, 5, 7)], dim=1)
-    torch.testing.assert_close(S @ S.mT, chosen @ chosen.mT, rtol=0, atol=1e-10)
-    torch.testing.assert_close(Y, H @ S, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("curvature", [-1.0, 0.0, math.nan])
@@ -124,17 +102,17 @@ def test_nothing_is_taken_from_the_first_direction_on_that_is_not_convex(curvatu
     sample, E = Sample(5), torch.eye(4, dtype=F64)
     for j, value in enumerate((2.0, 3.0, curvature, 4.0)):
         sample.add(E[:, j : j + 1], value * E[:, j : j + 1])
-    S, _, _ = sample.pairs() or pytest.fail("nothing was kept")
+    S, _, _ = pairs_of(sample)
     torch.testing.assert_close(S @ S.mT, torch.diag(torch.tensor([1 / 2, 1 / 3, 0, 0], dtype=F64)))
 
 
 @pytest.mark.parametrize("curvature", [-1.0, 0.0, math.nan, 1e-200])
 def test_a_sample_may_be_empty(curvature: float) -> None:
     sample, e = Sample(5), torch.ones(3, 1, dtype=F64)
-    assert sample.pairs() is None
+    assert sample.conjugate_directions() is None
     # The last has curvature, but of a direction that is as good as orthogonal to its product.
     sample.add(e, curvature * e if curvature != 1e-200 else curvature * e + torch.tensor([[1.0], [-1], [0]]))
-    assert sample.pairs() is None
+    assert sample.conjugate_directions() is None
 
 
 def test_a_direction_met_twice_counts_once() -> None:
@@ -143,8 +121,51 @@ def test_a_direction_met_twice_counts_once() -> None:
     e = torch.eye(3, dtype=F64)
     for j in (0, 1, 0):
         sample.add(e[:, j : j + 1], H @ e[:, j : j + 1])
-    S, _, _ = sample.pairs() or pytest.fail("nothing was kept")
+    S, _, _ = pairs_of(sample)
     torch.testing.assert_close(S @ S.mT, torch.diag(torch.tensor([1, 0.5, 0], dtype=F64)))
+
+
+@pytest.mark.parametrize("spoilt", [0.0, 1e-12, 1e-3])
+def test_pairs_are_conjugate_however_the_directions_are(spoilt: float) -> None:
+    H = symmetric(torch.logspace(0, 3, 12, dtype=F64))
+    S = torch.linalg.solve(torch.linalg.cholesky(H).mT, torch.linalg.qr(normal(12, 4)).Q)
+    S = S + spoilt * normal(12, 4, seed=3)
+    found = paired(S, H @ S)
+    torch.testing.assert_close(found.S.mT @ found.Y, torch.eye(4, dtype=F64), rtol=0, atol=1e-8)
+    torch.testing.assert_close(found.Y, H @ found.S, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.y, (H @ S)[:, -1:])
+    # S Sᵀ is S (SᵀHS)⁻¹ Sᵀ, whatever the basis.
+    expected = S @ torch.linalg.solve(S.mT @ H @ S, S.mT)
+    torch.testing.assert_close(found.S @ found.S.mT, expected, rtol=0, atol=1e-8)
+
+
+def test_a_model_that_is_left_hands_on_its_directions() -> None:
+    H, g = symmetric(outlying()), normal(60)
+    problem, recycling = quadratic(H, g), Recycling(20)
+
+    def model() -> KrylovModel:
+        random = torch.Generator().manual_seed(0)
+        return KrylovModel(
+            problem.start,
+            1e-8,
+            boundary_rtol=0.0,
+            krylov_dim=60,
+            precondition=None,
+            random=lambda k: torch.randn(60, k, generator=random, dtype=F64),
+            recycling=recycling,
+        )
+
+    first = model()
+    spent = first.ball(1e9).num_matvecs
+    assert recycling.preconditioner(None, problem.start.gradient) is None
+    first.leave()
+    P = recycling.preconditioner(None, problem.start.gradient)
+    assert isinstance(P, LimitedMemory)
+    L = torch.linalg.cholesky(H)
+    found = torch.linalg.eigvalsh(L.mT @ dense(P, 60) @ L)
+    assert 15 <= int(((found / float(P.level) - 1).abs() < 1e-6).sum()) <= 20  # some are met twice
+    assert bool((found < 2.001).all())
+    assert model().ball(1e9).num_matvecs < spent
 
 
 # ---------------------------------------------------------------------------------------- preconditioners
@@ -300,7 +321,7 @@ methods = pytest.mark.parametrize("method", METHODS)
 
 @methods
 def test_fewer_products_for_the_same_minimum(method: type[TrustNCG]) -> None:
-    H = symmetric(outlying(100, 8), seed=50)
+    H = symmetric(outlying(100, 8), seed=51)
     b = normal(100)
 
     def func(x: Tensor) -> Tensor:
