@@ -84,6 +84,11 @@ class Axis:
     def __len__(self) -> int:
         return sum(len(group) for group in self.groups)
 
+    @property
+    def everything(self) -> bool:
+        """Whether these are all entries of the primals, in their containers."""
+        return self.spec is not None
+
     def assemble(self, blocks: Sequence[Any]) -> Any:
         """The blocks of all groups in the container that the caller asked for."""
         if self.spec is not None:

@@ -16,7 +16,7 @@ from hvplib.ad.axes import Axis, Group, Piece
 from hvplib.ad.known import Call, Known, Memory
 from hvplib.ad.memory import chunk_width, require, with_backoff
 from hvplib.ad.objective import Objective
-from hvplib.ad.row_source import Judgement, judge, known_rows, row_source
+from hvplib.ad.row_source import Judgement, judge, known_rows, row_source, whole_matrix
 from hvplib.ad.rows import PushedRows, Rows
 from hvplib.ad.transforms import in_transform
 from hvplib.errors import DerivativeError, OutputError
@@ -94,7 +94,9 @@ class Dense:
                 return None
             value = outcome.value.detach().reshape(shapes[0])
             self._check_memory([value])
-            blocks = self._blocks(objective, value, wants_graph=False, judgement=judgement)
+            blocks = self._mirrored(objective, judgement) or self._blocks(
+                objective, value, wants_graph=False, judgement=judgement
+            )
         return self._assembled(blocks, value)
 
     def _of_a_scalar_with_graph(self) -> Any:
@@ -180,6 +182,16 @@ class Dense:
             if self._known is not None and rows.engine is not None:
                 self._known.learn(rows.engine, objective)
         return self._pushed(rows, output)
+
+    def _mirrored(self, objective: Objective, judgement: Judgement) -> list[list[Tensor]] | None:
+        """All blocks, from half of them; None where they must be made one by one."""
+        if not (self._rows.everything and self._columns.everything):
+            return None
+        limit = self._chunk_size if isinstance(self._chunk_size, int) else None
+        blocks = whole_matrix(self._leaves, judgement, limit)
+        if blocks is not None and self._known is not None and judgement.engine is not None:
+            self._known.learn(judgement.engine, objective)
+        return blocks
 
     def _pushed(self, rows: Rows, output: Tensor) -> list[list[Tensor]]:
         """The blocks from their rows."""

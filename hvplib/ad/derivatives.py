@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from hvplib.ad.engines import Engine, GraphEngine
-from hvplib.ad.graph import operations
+from hvplib.ad.graph import Graph
 from hvplib.ad.guard import derivative
 from hvplib.ad.inputs import Engines, flatten_primals
 from hvplib.ad.leaves import fresh
@@ -259,7 +259,7 @@ def _near(leaves: Sequence[Tensor]) -> list[Tensor]:
 
 def looks(objective: Objective, value: Tensor) -> Hashable:
     """What there is to a function beside its value, as far as it decides about its derivatives."""
-    return operations([value]), objective.detached, objective.escaped, objective.hooked
+    return Graph([value]).operations(), objective.detached, objective.escaped, objective.hooked
 
 
 def _equal(left: Any, right: Any) -> bool:

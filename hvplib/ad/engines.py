@@ -9,7 +9,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hvplib.ad.graph import operations
 from hvplib.ad.guard import derivative
 from hvplib.ad.hvp import product as product_by
 from hvplib.ad.inputs import Engines
@@ -92,7 +91,12 @@ class Engine(ABC):
 
 
 class GraphEngine(Engine):
-    """The graph of the gradient, kept: a product is one backward pass through it, or a record of one."""
+    """The graph of the gradient, kept: a product is one backward pass through it, or a record of one.
+
+    Attributes:
+        leaves: Where the graph ends.
+        live_value, live_gradient: Value and gradient with their graph.
+    """
 
     def __init__(
         self,
@@ -104,13 +108,14 @@ class GraphEngine(Engine):
         hooked: bool = False,
     ) -> None:
         super().__init__(value, gradients)
-        self._leaves = leaves
-        self._gradients = list(gradients)
+        self.live_value = value
+        self.leaves = leaves
+        self.live_gradient = list(gradients)
         noise = partial(_noise, self.value, self.gradient, leaves, precision)
         self._pullback_of = partial(
             Pullback, inputs=leaves, precision=precision, noise=noise, engine=engine, hooked=hooked
         )
-        self._pullback = self._pullback_of(self._gradients)
+        self._pullback = self._pullback_of(self.live_gradient)
         self._pullback.checks, self._pullback.attempts = self.checks, self.attempts
         self._rows: dict[int, Pullback] = {}
 
@@ -128,9 +133,14 @@ class GraphEngine(Engine):
         return self._pullback.batched is True
 
     @property
+    def loops(self) -> bool:
+        """Whether there are no batched products, or none that are worth while."""
+        return self._pullback.batched is False
+
+    @property
     def operations(self) -> int:
         """A number for the operations of the gradient's graph: the same for the same ones."""
-        return operations(self._gradients)
+        return self._pullback.graph.operations()
 
     def believe_batches(self) -> None:
         """Take batched products for right: they have been held against something."""
@@ -189,7 +199,7 @@ class GraphEngine(Engine):
         Cheaper than `block` with zeros for the other leaves: only this leaf's gradient is pulled back.
         """
         if leaf not in self._rows:
-            own = [self._gradients[leaf]]
+            own = [self.live_gradient[leaf]]
             self._rows[leaf] = self._pullback_of(own, batched=self._pullback.batched, joined=False)
         return self._rows[leaf].block([vectors])
 

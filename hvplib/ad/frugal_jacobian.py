@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
-from hvplib.ad.graph import GraphFacts, graph_bytes, graph_facts
+from hvplib.ad.graph import Graph, GraphFacts, graph_facts
 from hvplib.ad.guard import derivative
 from hvplib.ad.leaves import fresh, ordinary
 from hvplib.ad.linearization import first_line, output_space, pushed_tree, refuse_missing
@@ -136,7 +136,7 @@ class FrugalJacobian:
     def _look(self, output: Any, leaves: Sequence[Tensor]) -> None:
         self.space = output_space(output)
         results = [r for r in tree_flatten(output)[0] if r.requires_grad]
-        self.graph_nbytes = graph_bytes(results, leaves)
+        self.graph_nbytes = Graph(results).nbytes(leaves)
         each = [graph_facts(r, leaves) for r in results]
         self.facts = GraphFacts(
             tuple(dict.fromkeys(name for facts in each for name in facts.custom)),

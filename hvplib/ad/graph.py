@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import chain
 from typing import Any
 
@@ -13,8 +13,7 @@ from torch.autograd.function import BackwardCFunction
 
 from hvplib.ad.leaves import MARK
 
-__all__ = ["GraphFacts", "Survey", "contains", "graph_bytes", "graph_facts", "moving_bytes", "operations"]
-__all__ += ["storage_bytes", "survey"]
+__all__ = ["Graph", "GraphFacts", "Survey", "graph_facts", "storage_bytes"]
 
 
 @dataclass(frozen=True)
@@ -79,12 +78,77 @@ class Survey:
     custom: bool
 
 
-def survey(outputs: Sequence[Tensor]) -> Survey:
-    """Walk the graph behind `outputs`; about a microsecond a node."""
-    nodes = list(_nodes(outputs))
-    convolution = any(node.name().startswith("ConvolutionBackward") for node in nodes)
-    custom = any(isinstance(node, BackwardCFunction) or "CppNode" in node.name() for node in nodes)
-    return Survey(len(nodes), convolution, custom or any(map(_has_saved_hooks, nodes)))
+class Graph:
+    """The graph behind some tensors, walked once: about a microsecond a node.
+
+    Args:
+        outputs: The tensors; those without a graph do not matter.
+    """
+
+    def __init__(self, outputs: Sequence[Tensor]) -> None:
+        self._parents: dict[Any, tuple[tuple[Any, int], ...]] = {}
+        stack: list[Any] = [output.grad_fn for output in outputs]
+        while stack:
+            node = stack.pop()
+            if node is None or node in self._parents:
+                continue
+            self._parents[node] = parents = node.next_functions
+            stack.extend([parent for parent, _ in parents])
+
+    def survey(self) -> Survey:
+        """What it is made of."""
+        nodes = self._parents
+        custom = any(isinstance(node, BackwardCFunction) or "CppNode" in node.name() for node in nodes)
+        custom = custom or any(map(_has_saved_hooks, nodes))
+        return Survey(len(nodes), self.contains("ConvolutionBackward"), custom)
+
+    def operations(self) -> int:
+        """A number that is the same for the same operations that lead to each other."""
+        place = {node: number for number, node in enumerate(self._parents)}
+        return hash(
+            tuple(
+                (node.name(), *((place.get(parent, -1), output) for parent, output in parents))
+                for node, parents in self._parents.items()
+            )
+        )
+
+    def contains(self, operation: str) -> bool:
+        """Whether a node has a name that begins so."""
+        return any(node.name().startswith(operation) for node in self._parents)
+
+    def users(self, node: Any, output: int = 0) -> list[Any]:
+        """The nodes that take this output of a node, or this tensor that is a leaf of the graph."""
+        if isinstance(node, Tensor):
+            ends = [n for n in self._parents if getattr(n, "variable", None) is node]
+            return [user for end in ends for user in self.users(end)]
+        return self._users.get((node, output), [])
+
+    @cached_property
+    def _users(self) -> dict[tuple[Any, int], list[Any]]:
+        found: dict[tuple[Any, int], list[Any]] = {}
+        for node, parents in self._parents.items():
+            for parent in parents:
+                found.setdefault(parent, []).append(node)
+        return found
+
+    def moving_bytes(self, leaves: Sequence[Tensor]) -> int:
+        """The part of `nbytes` that depends on the leaves: what is there again for each vector of a block.
+
+        Data that the function captures are not.
+        """
+        return storage_bytes((saved for saved in self._saved() if saved.requires_grad), apart_from=leaves)
+
+    def nbytes(self, leaves: Sequence[Tensor], also: Iterable[Tensor] = ()) -> int:
+        """Bytes of the distinct storages that are kept for the backward pass.
+
+        Args:
+            leaves: Their storages do not count: they are there anyway.
+            also: Other tensors that are kept.
+        """
+        return storage_bytes(chain(self._saved(), also), apart_from=leaves)
+
+    def _saved(self) -> Iterator[Tensor]:
+        return chain.from_iterable(map(_saved, self._parents))
 
 
 def _has_saved_hooks(node: Any) -> bool:
@@ -101,39 +165,6 @@ def _attributes(kind: Hashable, prefix: str) -> list[str]:
 
 def _items(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
-
-
-def operations(outputs: Sequence[Tensor]) -> int:
-    """A number for the graph behind `outputs`: the same for the same operations that lead to each other."""
-    nodes = list(_nodes(outputs))
-    number = {node: place for place, node in enumerate(nodes)}
-    return hash(tuple((n.name(), *((number.get(p, -1), i) for p, i in n.next_functions)) for n in nodes))
-
-
-def contains(outputs: Sequence[Tensor], operation: str) -> bool:
-    """Whether a node of the graph behind `outputs` has a name that begins so."""
-    return any(node.name().startswith(operation) for node in _nodes(outputs))
-
-
-def moving_bytes(outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> int:
-    """The part of `graph_bytes` that depends on the leaves: what is there again for each vector of a block.
-
-    Data that the function captures are not.
-    """
-    saved = (tensor for node in _nodes(outputs) for tensor in _saved(node) if tensor.requires_grad)
-    return storage_bytes(saved, apart_from=leaves)
-
-
-def graph_bytes(outputs: Sequence[Tensor], leaves: Sequence[Tensor], also: Iterable[Tensor] = ()) -> int:
-    """Bytes of the distinct storages that the graph behind `outputs` keeps for its backward pass.
-
-    Args:
-        outputs: Tensors with a graph.
-        leaves: Their storages do not count: they are there anyway.
-        also: Other tensors that are kept.
-    """
-    saved = (tensor for node in _nodes(outputs) for tensor in _saved(node))
-    return storage_bytes(chain(saved, also), apart_from=leaves)
 
 
 def storage_bytes(tensors: Iterable[Tensor], apart_from: Sequence[Tensor]) -> int:
@@ -155,18 +186,6 @@ def _storage(tensor: Tensor) -> tuple[int, int]:
         return storage.data_ptr(), storage.nbytes()
     except RuntimeError:  # a tensor of a torch.func transform inside func shows no storage
         return id(tensor), tensor.numel() * tensor.element_size()
-
-
-def _nodes(outputs: Sequence[Tensor]) -> Iterator[Any]:
-    seen: set[Any] = set()
-    stack: list[Any] = [output.grad_fn for output in outputs]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        yield node
-        stack.extend(parent for parent, _ in node.next_functions)
 
 
 def _saved(node: Any) -> Iterator[Tensor]:

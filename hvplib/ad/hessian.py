@@ -89,10 +89,12 @@ def hessian(
         with derivative():
             if plain and (recorded := memory.whole(call, leaves, limit)) is not None:
                 return recorded
+            down = axis("rows", rows, tree, leaves, spec)
+            across = down if rows is columns is None else axis("columns", columns, tree, leaves, spec)
             return Dense(
                 lambda *tensors: call.at(tensors),
                 leaves,
-                (axis("rows", rows, tree, leaves, spec), axis("columns", columns, tree, leaves, spec)),
+                (down, across),
                 strategy,
                 chunk_size,
                 has_aux=has_aux,

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from hvplib.ad.backward import materialized, pulled_back
 from hvplib.ad.batched_products import BatchedProducts
-from hvplib.ad.graph import contains, graph_bytes, moving_bytes, survey
+from hvplib.ad.graph import Graph
 from hvplib.ad.guard import derivative
 from hvplib.ad.inputs import Engines
 from hvplib.ad.leaves import ordinary
 from hvplib.ad.report import Attempt, Check
 from hvplib.ad.select import is_missing_derivative
 from hvplib.ad.trace.replay import Replay
-from hvplib.ad.transforms import without_fallback
+from hvplib.ad.transforms import mapped
 from hvplib.ad.verify import agreement
 
 __all__ = ["Pullback"]
@@ -44,6 +44,7 @@ class Pullback:
             for each operation, unless it is recorded.
 
     Attributes:
+        graph: What is behind the outputs.
         batched: The same; None as long as it is not known.
         checks, attempts: What was checked of batched products, or why there are none.
     """
@@ -63,6 +64,7 @@ class Pullback:
         self._live = [index for index, output in enumerate(outputs) if output.requires_grad]
         self._outputs = [outputs[index] for index in self._live]
         self._inputs = list(inputs)
+        self.graph = Graph(self._outputs)
         self._precision = precision
         self._noise = noise
         self._hooked = hooked
@@ -71,7 +73,7 @@ class Pullback:
         self._blocks: dict[int, Replay] = {}
         # vmap turns convolutions into grouped ones, slower a vector than the loop. (A clock must not decide:
         # batched and single products differ in the last bit.)
-        self.batched = False if contains(self._outputs, "ConvolutionBackward") else batched
+        self.batched = False if self.graph.contains("ConvolutionBackward") else batched
         self.checks: list[Check] = []
         self.attempts: list[Attempt] = []
 
@@ -80,12 +82,12 @@ class Pullback:
         """Bytes that the graph, and what is recorded of it, keep beyond the inputs."""
         replays = [*self._blocks.values(), *([self._single] if "_single" in vars(self) else [])]
         recorded = [x for replay in replays if replay.program for x in replay.program.constants]
-        return graph_bytes(self._outputs, self._inputs, recorded)
+        return self.graph.nbytes(self._inputs, recorded)
 
     @cached_property
     def bytes_per_vector(self) -> int:
         """About what a block takes for each of its vectors."""
-        return moving_bytes(self._outputs, self._inputs)
+        return self.graph.moving_bytes(self._inputs)
 
     @property
     def recorded(self) -> bool:
@@ -164,7 +166,7 @@ class Pullback:
     @cached_property
     def _operations(self) -> int | None:
         """How many operations there are to record, about; None if they must not be."""
-        facts = survey(self._outputs)
+        facts = self.graph.survey()
         return 2 * facts.operations if self._outputs and not (facts.custom or self._hooked) else None
 
     def _pull_block(self, *cotangents: Tensor) -> Sequence[Tensor]:
@@ -174,7 +176,7 @@ class Pullback:
     def _mapped(self, *cotangents: Tensor) -> Sequence[Tensor]:
         # A loop over single operations would be slower than one over products.
         with derivative():
-            return without_fallback(lambda: torch.func.vmap(self._pull)(*cotangents))
+            return mapped(self._pull, cotangents)
 
     def _pull(self, *cotangents: Tensor) -> tuple[Tensor, ...]:
         if not self._outputs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from hvplib.ad.axes import Piece
 from hvplib.ad.engines import Engine, GraphEngine
 from hvplib.ad.memory import chunk_width, is_out_of_memory
+from hvplib.ad.mirrored import mirrored
 from hvplib.ad.objective import Objective
 from hvplib.ad.rows import KeptRows, PushedRows, Rows, SingleRows
 from hvplib.ad.select import FORWARD, REVERSE, Selection, is_missing_derivative, select
@@ -19,7 +20,7 @@ from hvplib.ad.verify import agreement, probes, rounding
 from hvplib.ad.whole_rows import WholeRows, units
 from hvplib.errors import DerivativeError
 
-__all__ = ["Judgement", "judge", "known_rows", "row_source"]
+__all__ = ["Judgement", "judge", "known_rows", "row_source", "whole_matrix"]
 
 # So many rows are pushed together, whichever tensors they belong to; of more, each tensor's by themselves.
 _FEW = 512
@@ -33,8 +34,16 @@ _RECORDED_WIDTH, _RECORDED_FEW = 64, 128
 class Judgement:
     """A product that rows are held against: of a random vector, as `hvp` gives it."""
 
+    objective: Objective
     vector: list[Tensor]
     selection: Selection
+
+    @cached_property
+    def engine(self) -> GraphEngine | None:
+        """The kept graph of the gradient that was pushed forward, if that was the way."""
+        if self.selection.strategy != FORWARD:
+            return None
+        return GraphEngine.of(self.objective, self.selection.outcome)
 
 
 def judge(objective: Objective, leaves: Sequence[Tensor]) -> Judgement:
@@ -45,7 +54,36 @@ def judge(objective: Objective, leaves: Sequence[Tensor]) -> Judgement:
     """
     points = [x.detach() for x in leaves]
     (v,) = probes(points, 1)
-    return Judgement(v, select(objective, points, v))
+    return Judgement(objective, v, select(objective, points, v))
+
+
+def whole_matrix(
+    leaves: Sequence[Tensor], judgement: Judgement, limit: int | None
+) -> list[list[Tensor]] | None:
+    """The Hessian as blocks (1, n_i, n_j) for the leaves i and j, from half of it; None where that fails.
+
+    Args:
+        leaves: Primals.
+        judgement: What the matrix is held against.
+        limit: The most rows at a time, if there is a limit.
+    """
+    alike = len({(x.dtype, x.device) for x in leaves}) == 1
+    few = limit is None and sum(x.numel() for x in leaves) <= _FEW
+    engine = judgement.engine
+    if few or not alike or judgement.objective.hooked or engine is None or engine.loops:
+        return None
+    blocks = mirrored(engine, judgement.objective, limit)
+    if blocks is None:
+        return None
+    vectors = [t.reshape(-1) for t in judgement.vector]
+    products = [
+        torch.stack([block[0] @ v for block, v in zip(row, vectors, strict=True)]).sum(0).view(x.shape)
+        for row, x in zip(blocks, leaves, strict=True)
+    ]
+    if not _agrees(products, judgement.objective, leaves, judgement):
+        return None
+    engine.believe_batches()
+    return blocks
 
 
 def row_source(
@@ -79,9 +117,9 @@ def row_source(
         return PushedRows(objective, leaves, output, strategy, plain=False)
     if not output.numel() or not any(x.numel() for x in leaves):
         return PushedRows(objective, leaves, output, strategy, plain=True)
-    if judgement is not None and judgement.selection.strategy == FORWARD:
-        engine = GraphEngine.of(objective, judgement.selection.outcome)
-        if engine is not None and (rows := _kept(engine, objective, leaves, pieces, judgement, at_once)):
+    if judgement is not None and (engine := judgement.engine) is not None:
+        rows = _kept(engine, objective, leaves, pieces, judgement, at_once)
+        if rows is not None:
             return rows
     if strategy in ("auto", REVERSE) and output.numel() == 1:
         built = GraphEngine.build(objective, leaves)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hvplib.ad.axes import Piece
 from hvplib.ad.engines import GraphEngine, RecomputeEngine
-from hvplib.ad.graph import graph_bytes
+from hvplib.ad.graph import Graph
 from hvplib.ad.leaves import fresh
 from hvplib.ad.objective import Objective
 from hvplib.ad.report import Attempt
@@ -219,7 +219,7 @@ class PushedRows(Rows):
         leaves = [fresh(x) for x in self._leaves]
         with torch.enable_grad():
             value = self._objective.evaluate(leaves, "plain")
-        kept = graph_bytes([value], leaves) if value.requires_grad else 0
+        kept = Graph([value]).nbytes(leaves) if value.requires_grad else 0
         return 4 * kept + 3 * _bytes(self._leaves)
 
 

@@ -4,33 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch._functorch.vmap import lazy_load_decompositions  # type: ignore[attr-defined]
 from torch.autograd import forward_ad
 
 __all__ = [
     "in_transform",
     "is_wrapped",
+    "mapped",
     "nothing_special",
     "outside_transforms",
     "unseen",
-    "without_fallback",
 ]
 
-_T = TypeVar("_T")
 
+def mapped(func: Callable[..., Sequence[Tensor]], tensors: Sequence[Tensor]) -> list[Tensor]:
+    """`torch.func.vmap(func)(*tensors)`, for a func that returns a sequence of tensors.
 
-def without_fallback(compute: Callable[[], _T]) -> _T:
-    """`compute()`, where vmap raises for an operation without a batching rule, and does not loop over it."""
-    functorch: Any = torch._C._functorch  # the stubs lack these two names
+    Without what vmap spends on other containers, a quarter of a small backward pass. It raises for an
+    operation without a batching rule, and does not loop over it.
+    """
+    functorch: Any = torch._C._functorch  # the stubs lack most of these names
+    lazy_load_decompositions()
     allowed = functorch._is_vmap_fallback_enabled()
     functorch._set_vmap_fallback_enabled(False)
+    width = tensors[0].shape[0]
+    level = functorch._vmap_increment_nesting(width, "error")
     try:
-        return compute()
+        found = func(*[functorch._add_batch_dim(tensor, 0, level) for tensor in tensors])
+        return [functorch._remove_batch_dim(tensor, level, width, 0) for tensor in found]
     finally:
+        functorch._vmap_decrement_nesting()
         functorch._set_vmap_fallback_enabled(allowed)
 
 

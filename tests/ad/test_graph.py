@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hvplib.ad.graph import contains, graph_bytes, graph_facts, moving_bytes, operations
+from hvplib.ad.graph import Graph, graph_facts
 from hvplib.ad.leaves import fresh
 from tests.ad.problems import F64, Cube, CutCube, normal
 
@@ -72,9 +72,9 @@ def test_the_primals_of_an_earlier_derivative_are_known_again() -> None:
 
 def test_nodes_by_name() -> None:
     x, kernel = normal(1, 1, 5).requires_grad_(), normal(1, 1, 3, seed=1)
-    assert contains([x.sum(), torch.conv1d(x, kernel).sum()], "ConvolutionBackward")
-    assert not contains([x.sin().sum()], "ConvolutionBackward")
-    assert not contains([torch.ones(1)], "ConvolutionBackward")
+    assert Graph([x.sum(), torch.conv1d(x, kernel).sum()]).contains("ConvolutionBackward")
+    assert not Graph([x.sin().sum()]).contains("ConvolutionBackward")
+    assert not Graph([torch.ones(1)]).contains("ConvolutionBackward")
 
 
 def test_deep_graphs_are_no_problem() -> None:
@@ -104,37 +104,37 @@ def test_deep_graphs_are_no_problem() -> None:
 )
 def test_bytes_in_closed_form(func: object, kept: int) -> None:
     x = leaf()
-    assert graph_bytes([func(x)], [x]) == kept * BYTES  # type: ignore[operator]
+    assert Graph([func(x)]).nbytes([x]) == kept * BYTES  # type: ignore[operator]
 
 
 def test_data_do_not_move_with_the_vectors() -> None:
     x, data = leaf(), leaf().detach().exp()
     func = (x.exp() * data).sum() + (data * x).sum()
-    assert graph_bytes([func], [x]) == 2 * BYTES  # exp(x), and the data
-    assert moving_bytes([func], [x]) == BYTES
-    assert moving_bytes([torch.ones(3)], []) == 0
+    assert Graph([func]).nbytes([x]) == 2 * BYTES  # exp(x), and the data
+    assert Graph([func]).moving_bytes([x]) == BYTES
+    assert Graph([torch.ones(3)]).moving_bytes([]) == 0
 
 
 def test_two_outputs_share_what_they_share() -> None:
     x = leaf()
     y = x.exp()
-    assert graph_bytes([y.sum(), y.exp().sum()], [x]) == 2 * BYTES
-    assert graph_bytes([y.sum(), y.mean()], [x]) == BYTES
+    assert Graph([y.sum(), y.exp().sum()]).nbytes([x]) == 2 * BYTES
+    assert Graph([y.sum(), y.mean()]).nbytes([x]) == BYTES
 
 
 def test_residuals_of_custom_functions_count() -> None:
     x = leaf()
-    assert graph_bytes([Cube.apply(x + 1).sum()], [x]) == BYTES
-    assert graph_bytes([Cube.apply(x).sum()], [x]) == 0
+    assert Graph([Cube.apply(x + 1).sum()]).nbytes([x]) == BYTES
+    assert Graph([Cube.apply(x).sum()]).nbytes([x]) == 0
 
 
 def test_a_tensor_without_graph_keeps_nothing() -> None:
-    assert graph_bytes([torch.ones(3)], []) == 0
+    assert Graph([torch.ones(3)]).nbytes([]) == 0
 
 
 def test_low_precision_counts_its_own_bytes() -> None:
     x = leaf().detach().bfloat16().requires_grad_()
-    assert graph_bytes([x.exp().sum()], [x]) == 2 * N
+    assert Graph([x.exp().sum()]).nbytes([x]) == 2 * N
 
 
 def test_equals_what_the_saved_tensor_hooks_see() -> None:
@@ -153,23 +153,35 @@ def test_equals_what_the_saved_tensor_hooks_see() -> None:
         func()
     own = {x.untyped_storage().data_ptr(), w.untyped_storage().data_ptr()}
     expected = sum(size for key, (size, _) in storages.items() if key not in own)
-    assert graph_bytes([func()], [x, w]) == expected > 0
+    assert Graph([func()]).nbytes([x, w]) == expected > 0
     assert x.dtype == F64
 
 
 # ----------------------------------------------------------------------------------------------- operations
 
 
+def operations(output: Tensor) -> int:
+    return Graph([output]).operations()
+
+
 def test_operations_tell_what_leads_to_what() -> None:
     def number(held: bool, seed: int = 0) -> int:
         x = leaf(seed)
         y = x.tanh()
-        return operations([(y * (y.detach() if held else y)).sum() + y.sum()])
+        return operations((y * (y.detach() if held else y)).sum() + y.sum())
 
     assert number(False) == number(False, 1)
     assert number(False) != number(True), "the same names of nodes, but one edge less"
     x, y = leaf(), leaf(1)
-    assert operations([x.sin().sum()]) != operations([x.cos().sum()])
-    assert operations([x.sin() * x.cos() * y]) != operations([x.sin() * x.cos() * x])
+    assert operations(x.sin().sum()) != operations(x.cos().sum())
+    assert operations(x.sin() * x.cos() * y) != operations(x.sin() * x.cos() * x)
     parts = x[:4].reshape(2, 2).unbind()
-    assert operations([parts[0].exp()]) != operations([parts[1].exp()]), "another output of the same node"
+    assert operations(parts[0].exp()) != operations(parts[1].exp()), "another output of the same node"
+
+
+def test_who_takes_a_leaf() -> None:
+    x, y = leaf(), leaf(1)
+    graph = Graph([(x.sin() * y.cos()).sum() + x.exp().sum()])
+    assert sorted(node.name() for node in graph.users(x)) == ["ExpBackward0", "SinBackward0"]
+    assert [node.name() for node in graph.users(y)] == ["CosBackward0"]
+    assert graph.users(leaf(2)) == []

@@ -757,16 +757,16 @@ def test_gives_up_when_a_single_vector_does_not_fit(monkeypatch: pytest.MonkeyPa
 
 
 def test_auto_chunks_follow_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hvplib.ad.engines import GraphEngine
+    from hvplib.ad import mirrored
 
     widths: list[int] = []
-    rows = GraphEngine.rows
+    mapped = mirrored.mapped
 
-    def watched(self: GraphEngine, leaf: int, vectors: Tensor) -> Any:
-        widths.append(len(vectors))
-        return rows(self, leaf, vectors)
+    def watched(func: Any, tensors: Any) -> Any:
+        widths.append(len(tensors[0]))
+        return mapped(func, tensors)
 
-    monkeypatch.setattr(GraphEngine, "rows", watched)
+    monkeypatch.setattr(mirrored, "mapped", watched)
     x = normal(600, seed=48)
     expected = torch.diag(6 * x)
     assert_tree(hessian(lambda x: (x**3).sum())(x), expected)

@@ -96,12 +96,12 @@ def test_a_convolution_is_not_batched(engine: Any) -> None:
 
 
 def test_without_a_batching_rule_it_loops(monkeypatch: pytest.MonkeyPatch) -> None:
-    def raises(compute: Any) -> Any:
+    def raises(_func: Any, _tensors: Any) -> Any:
         raise RuntimeError(
             "Batching rule not implemented for aten::missing; we could not generate a fallback"
         )
 
-    monkeypatch.setattr("hvplib.ad.pullback.without_fallback", raises)
+    monkeypatch.setattr("hvplib.ad.pullback.mapped", raises)
     pull = pullback(engine="record")
     u = cotangents(5, 3)
     got = pull.block(u)
@@ -111,10 +111,8 @@ def test_without_a_batching_rule_it_loops(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_wrong_batching_rule_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = hvplib.ad.pullback.without_fallback
-    monkeypatch.setattr(
-        "hvplib.ad.pullback.without_fallback", lambda compute: tuple(1.001 * r for r in right(compute))
-    )
+    right = hvplib.ad.pullback.mapped
+    monkeypatch.setattr("hvplib.ad.pullback.mapped", lambda *args: tuple(1.001 * r for r in right(*args)))
     pull, u = pullback(), cotangents(5, 3)
     got = pull.block(u)
     assert pull.batched is False and [check.passed for check in pull.checks] == [False]

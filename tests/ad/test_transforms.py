@@ -10,7 +10,7 @@ import torch.autograd.forward_ad as fwAD
 from torch import Tensor
 from torch.func import functionalize, grad, jvp, vjp, vmap
 
-from hvplib.ad.transforms import in_transform, is_wrapped, outside_transforms
+from hvplib.ad.transforms import in_transform, is_wrapped, mapped, outside_transforms
 
 X = torch.tensor([1.0, 2.0])
 
@@ -89,3 +89,23 @@ def test_the_transforms_are_back_after_an_exception() -> None:
 def test_outside_it_does_nothing() -> None:
     with outside_transforms():
         assert not in_transform()
+
+
+def test_mapped_is_vmap_of_a_function_of_tensors() -> None:
+    x, y = torch.randn(3, 2), torch.randn(3, 2, 2)
+    func = lambda a, b: (b @ a, a.sum(), torch.ones(2))  # noqa: E731
+    found = mapped(func, [x, y])
+    assert len(found) == 3
+    assert all(torch.equal(a, b) for a, b in zip(found, vmap(func)(x, y), strict=True))
+    assert not in_transform()
+
+
+def test_mapped_has_no_fallback_and_leaves_nothing_behind() -> None:
+    allowed = torch._C._functorch._is_vmap_fallback_enabled()  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match="vmap fallback which is currently disabled"):
+        mapped(lambda a: [torch.histc(a, 2)], [torch.randn(3, 4)])
+    with pytest.raises(RuntimeError, match="called random operation"):
+        mapped(lambda a: [a + torch.randn(4)], [torch.randn(3, 4)])
+    assert not in_transform()
+    assert torch._C._functorch._is_vmap_fallback_enabled() == allowed  # type: ignore[attr-defined]
+    torch.testing.assert_close(vmap(lambda a: a * 2)(X), 2 * X)

@@ -18,7 +18,7 @@ from hvplib.ad.trace.replay import Program, pure_record, same_numbers
 from hvplib.ad.trace.split import only, split
 from hvplib.ad.trace.tidy import tidy
 from hvplib.ad.trace.total import is_total
-from hvplib.ad.transforms import unseen, without_fallback
+from hvplib.ad.transforms import mapped, unseen
 from hvplib.errors import TraceError
 
 __all__ = ["SecondOrder"]
@@ -164,10 +164,7 @@ class SecondOrder:
         def push(*inputs: Tensor) -> Sequence[Tensor]:
             residuals, tangents = inputs[:count], inputs[count:]
             with BatchedProducts():
-                pushed: Sequence[Tensor] = without_fallback(
-                    lambda: torch.func.vmap(lambda *v: self._tangent(*residuals, *v))(*tangents)
-                )
-            return pushed
+                return mapped(lambda *v: self._tangent(*residuals, *v), tangents)
 
         return push
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from hvplib.ad.guard import derivative
 from hvplib.ad.trace.linear import LinearMap, Outer, Part, Value
 from hvplib.ad.trace.replay import Program
-from hvplib.ad.transforms import without_fallback
+from hvplib.ad.transforms import mapped
 
 __all__ = ["UnitRows"]
 
@@ -82,8 +82,7 @@ class UnitRows:
             self.live = [number for number, p in zip(self.live, products, strict=True) if p is not None]
             return [product for product in products if product is not None]
 
-        pushed: Sequence[Tensor] = without_fallback(lambda: torch.func.vmap(push)(*units))
-        return pushed
+        return mapped(push, units)
 
     def _units(self, start: int) -> list[Tensor]:
         """What `_push` takes for the unit vectors of a chunk: matrices as two factors."""
