@@ -123,6 +123,11 @@ class Space:
                 raise TypeError(
                     f"leaf {path or 'itself'} must be a real floating point tensor, got {problem}"
                 )
+        return cls.like(spec, leaves)
+
+    @classmethod
+    def like(cls, spec: TreeSpec, leaves: Sequence[Tensor]) -> Space:
+        """The space of a pytree of this structure with these leaves, which are as `of` wants them."""
         return cls(
             spec,
             [leaf.shape for leaf in leaves],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -113,9 +114,10 @@ class Derivatives:
         key = signature((primals, data))
         if key is None:
             return None
-        if key not in self._families and len(self._families) >= _FAMILIES:
-            return None
-        return self._families.setdefault(key, _Family(self._function, self._engine == "compile"))
+        family = self._families.get(key)
+        if family is None and len(self._families) < _FAMILIES:
+            family = self._families[key] = _Family(self._function, self._engine == "compile")
+        return family
 
 
 class _Family:
@@ -175,21 +177,21 @@ class _Family:
         if program is None or not self._proven or not nothing_special() or not program.holds:
             return None
         leaves, spec = flatten_primals(primals)
-        points = [plain(x) for x in leaves]
+        points, given = [plain(x) for x in leaves], tensors_of(data)
         objective = Objective(self._function(data), spec, has_aux=True, noise=NoRandomness())
         with derivative(), torch.enable_grad():
             gradients: Sequence[Tensor] | None = None
             if value is None:
-                found, gradients, residuals = program.linearize(points, tensors_of(data))
-                same = self._is_func(program, objective, points, tensors_of(data))
+                found, gradients, residuals = program.linearize(points, given)
+                same = self._is_func(program, objective, points, given)
             else:
-                found, residuals = program.again(points, tensors_of(data))
+                found, residuals = program.again(points, given)
                 same = self._same(found, value)
         if not same:
             self._give_up("func changes by more than its arguments")
             return None
         graph = partial(_graph_engine, objective, points)
-        engine = RecordedEngine(program, found, gradients, residuals, points, tensors_of(data), graph)
+        engine = RecordedEngine(program, found, gradients, residuals, points, given, graph)
         return LocalModel(objective, leaves, spec, engine, verify=False)
 
     def _is_func(
@@ -210,7 +212,7 @@ class _Family:
             value = value.detach()
             if not self._same(found, value):
                 return False
-            if bool(value.isfinite()):
+            if math.isfinite(value):
                 break
         return True
 
@@ -278,6 +280,8 @@ def _graph_engine(objective: Objective, leaves: Sequence[Tensor]) -> Engine:
 
 def tensors_of(data: Any) -> list[Tensor]:
     """The tensors in some data, in the order in which a program takes them."""
+    if type(data) is tuple and not data:
+        return []
     return [leaf for leaf in tree_flatten(data)[0] if isinstance(leaf, Tensor)]
 
 

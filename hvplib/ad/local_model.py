@@ -48,7 +48,9 @@ class LocalModel:
         self._verify = verify
         self.value: Tensor = engine.value.detach()
         self._gradient: Any = self._tree(engine.gradient) if engine.has_gradient else None
-        self.aux: Any = tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, objective.aux)
+        self.aux: Any = objective.aux
+        if not isinstance(self.aux, float):
+            self.aux = tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, self.aux)
 
     @property
     def gradient(self) -> Any:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -126,7 +126,7 @@ class BatchSum:
             self._append(arguments, index)
         if not self._weights:
             raise ValueError("data holds no batch; pass an iterable that is not empty")
-        self.total_weight = float(np.sum(self._weights))
+        self.total_weight = math.fsum(self._weights)
         if not self.total_weight > 0:
             raise ValueError("every batch has weight 0: there is nothing to average")
         kept = [
@@ -134,7 +134,7 @@ class BatchSum:
             for term, weight, nbytes in zip(self._terms, self._weights, self._nbytes, strict=True)
             if term is not None
         ]
-        self._all_kept = kept if len(kept) == np.count_nonzero(self._weights) else None
+        self._all_kept = kept if len(kept) == sum(weight != 0 for weight in self._weights) else None
         self.only = kept[0][0] if self._all_kept and len(kept) == 1 and kept[0][1] == 1.0 else None
         if check_deterministic and data is not None:
             self._compare_passes()

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from hvplib.ad.inputs import flatten_primals
 from hvplib.ad.report import Report
@@ -90,9 +89,10 @@ class DataOperator(OverBatches):
         positive_semidefinite: bool = False,
         with_gradient: bool = True,
     ) -> None:
-        flatten_primals(primals)
-        self.primals = tree_map(copied, primals)
-        space = Space.of(self.primals)
+        leaves, spec = flatten_primals(primals)
+        leaves = [copied(leaf) for leaf in leaves]
+        space = Space.like(spec, leaves)
+        self.primals = space.structure.tree(leaves)
         super().__init__(
             (space.size, space.size),
             space.dtype,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -212,6 +213,9 @@ def same_bits(left: Tensor, right: Tensor) -> bool:
     """
     if (left.shape, left.dtype) != (right.shape, right.dtype):
         return False
+    if not left.shape and left.is_floating_point():  # as numbers: a value is compared at each point
+        a, b = float(left), float(right)
+        return (a == b and math.copysign(1.0, a) == math.copysign(1.0, b)) or (a != a and b != b)
     if left.stride() not in (right.stride(), torch.empty_like(right).stride()):
         return False
     numbers = (left == right) & (left.signbit() == right.signbit())  # -0 is not 0
