@@ -73,7 +73,6 @@ class SecondOrder:
             residuals = self._linearize(*point)[first:]
             self._linearize = compiled(parts.primal, made.constants, point)
             self._multiply = compiled(parts.tangent, made.constants, [*residuals, *tangents])
-        self._tangent = fx.GraphModule(made.constants, parts.tangent)
         self._loops = any(node.target is _CONVOLUTION for node in parts.tangent.nodes)
         self._blocks: dict[int, Program] = {}
         self._record = made
@@ -100,6 +99,10 @@ class SecondOrder:
             return value, residuals
         value, *residuals = self._again(*leaves, *data)
         return value, residuals
+
+    @cached_property
+    def _tangent(self) -> fx.GraphModule:
+        return fx.GraphModule(self._record.constants, self._parts.tangent)
 
     @cached_property
     def _value(self) -> Callable[..., Sequence[Tensor]]:

@@ -38,10 +38,17 @@ def tidy(graph: fx.Graph, traits: Traits, constants: MutableMapping[str, torch.T
         lambda: broadcasts(graph, traits),
         lambda: merge_equal(graph),
     ]
-    graph.eliminate_dead_code(_stays)
+    drop_unused(graph)
     for change in passes:
         change()
-        graph.eliminate_dead_code(_stays)
+        drop_unused(graph)
+
+
+def drop_unused(graph: fx.Graph) -> None:
+    """Drop what no result needs; torch's own pass also reads the whole graph for faults, each time."""
+    for node in reversed(graph.nodes):
+        if not node.users and node.op not in ("placeholder", "output"):
+            graph.erase_node(node)
 
 
 def merge_equal(graph: fx.Graph) -> None:
@@ -68,7 +75,3 @@ def _key(value: Any) -> Any:
 
 def _is_random(target: Any) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
-
-
-def _stays(node: fx.Node) -> bool:
-    return node.op in ("placeholder", "output")
