@@ -13,6 +13,7 @@ from torch import Tensor
 from hvplib.eigen.missed import resolution_of
 from hvplib.eigen.start import Start
 from hvplib.krylov.lanczos import Factorization
+from hvplib.optim.whole_hessian import whole_hessian
 
 __all__ = ["Curvature", "Curved", "least_curvature", "rounding_of"]
 
@@ -131,10 +132,10 @@ _LOOKS = 5
 
 def _whole(point: Curved, random: Callable[[int], Tensor]) -> Curvature:
     n, eps = point.x.shape[0], point.eps
-    H = point.hvp(torch.eye(n, dtype=point.x.dtype, device=point.x.device)).to("cpu", torch.float64)
+    H = whole_hessian(point.hvp, point.x)
     if not bool(torch.isfinite(H).all()):
         return Curvature(math.nan, -math.inf, torch.zeros_like(point.gradient), math.nan, eps, 0.0, n)
-    values, vectors = torch.linalg.eigh((H + H.mT) / 2)
+    values, vectors = torch.linalg.eigh(H)
     least = float(values[0])
     norm = float(values.abs().max())
     rounding = rounding_of(norm, eps)

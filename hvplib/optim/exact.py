@@ -11,6 +11,7 @@ from hvplib.ad.memory import free_bytes, readable
 from hvplib.krylov.secular import ball_step
 from hvplib.optim.ending import Ended, Ending
 from hvplib.optim.evaluation import Point
+from hvplib.optim.whole_hessian import whole_hessian
 
 __all__ = ["Exact", "ExactStep", "check_storable"]
 
@@ -59,12 +60,11 @@ class Exact:
     """
 
     def __init__(self, point: Point) -> None:
-        n = point.x.shape[0]
-        H = point.hvp(torch.eye(n, dtype=point.x.dtype, device=point.x.device)).to("cpu", torch.float64)
+        H = whole_hessian(point.hvp, point.x)
         if not bool(H.isfinite().all()):
             raise Ended(Ending.NON_FINITE)
         self._like = point.gradient
-        self._values, self._vectors = torch.linalg.eigh((H + H.mT) / 2)
+        self._values, self._vectors = torch.linalg.eigh(H)
         self._coefficients = self._vectors.mT @ point.gradient[:, 0].to("cpu", torch.float64)
 
     def leave(self) -> None:
