@@ -84,8 +84,11 @@ class Derivatives:
             noise: Sets the random number generators for a function that may draw.
         """
         shared = self._strategy == "auto" and self._engine != "graph" and not verify
-        family = self._family(primals, data) if shared else None
-        recorded = family.at(primals, data, value) if family is not None else None
+        family = recorded = None
+        if shared:
+            leaves, spec = flatten_primals(primals)
+            family = self._family(leaves, spec, data)
+            recorded = None if family is None else family.at(leaves, spec, data, value)
         if recorded is not None:
             return recorded
         with noise():
@@ -98,7 +101,7 @@ class Derivatives:
                 engine="record" if self._engine == "compile" and family is not None else self._engine,
             )
             if family is not None:
-                family.learn(model, primals, data)
+                family.learn(model, leaves, spec, data)
         return model
 
     @property
@@ -110,10 +113,11 @@ class Derivatives:
         first = next(iter(self._families.values()), None)
         return None if first is None else first.proven
 
-    def _family(self, primals: Any, data: tuple[Any, ...]) -> _Family | None:
-        key = signature((primals, data))
-        if key is None:
+    def _family(self, leaves: Sequence[Tensor], spec: TreeSpec, data: tuple[Any, ...]) -> _Family | None:
+        given = signature(data) if data else ()
+        if given is None:
             return None
+        key = (str(spec), tuple(map(_trait, leaves)), given)
         family = self._families.get(key)
         if family is None and len(self._families) < _FAMILIES:
             family = self._families[key] = _Family(self._function, self._engine == "compile")
@@ -138,13 +142,14 @@ class _Family:
         """The program, once it has proven right, and the looks of its function."""
         return (self.program, self.looks) if self._proven and self.program is not None else None
 
-    def learn(self, model: LocalModel, primals: Any, data: tuple[Any, ...]) -> None:
+    def learn(
+        self, model: LocalModel, leaves: Sequence[Tensor], spec: TreeSpec, data: tuple[Any, ...]
+    ) -> None:
         """Take note of a local model that was made without a program: record, or hold the record to it."""
         self._seen += 1
         engine = model.engine
         if self._reason or self._seen < _FIRST or not isinstance(engine, GraphEngine) or engine.custom:
             return
-        leaves, spec = flatten_primals(primals)
         if self.program is None:
             try:
                 self.program = self._recorded(leaves, spec, data)
@@ -165,18 +170,20 @@ class _Family:
         elif not _equal(aux, model.aux):
             self._give_up("what func returns beside its value depends on the point")
 
-    def at(self, primals: Any, data: tuple[Any, ...], value: Tensor | None) -> LocalModel | None:
+    def at(
+        self, leaves: list[Tensor], spec: TreeSpec, data: tuple[Any, ...], value: Tensor | None
+    ) -> LocalModel | None:
         """The local model by the program; None where it is not to be used (yet).
 
         Args:
-            primals: The point.
+            leaves: The point.
+            spec: Its structure.
             data: The data.
             value: f there, if it is known.
         """
         program = self.program
         if program is None or not self._proven or not nothing_special() or not program.holds:
             return None
-        leaves, spec = flatten_primals(primals)
         points, given = [plain(x) for x in leaves], tensors_of(data)
         objective = Objective(self._function(data), spec, has_aux=True, noise=NoRandomness())
         with derivative(), torch.enable_grad():
@@ -291,9 +298,13 @@ def signature(tree: Any) -> Hashable | None:
     described: list[Hashable] = []
     for leaf in leaves:
         if isinstance(leaf, Tensor):
-            described.append((leaf.shape, leaf.stride(), leaf.dtype, leaf.device))
+            described.append(_trait(leaf))
         elif leaf is None or isinstance(leaf, bool | int | float | str):
             described.append((type(leaf), leaf))
         else:
             return None
     return str(spec), tuple(described)
+
+
+def _trait(tensor: Tensor) -> Hashable:
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device

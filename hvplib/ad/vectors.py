@@ -24,7 +24,7 @@ def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
 
 def norm(tensors: Sequence[Tensor]) -> float:
     """Euclidean norm."""
-    return math.sqrt(sum(_total([a.square().sum() for (a,) in _pieces(t)]) for t in tensors))
+    return math.sqrt(sum(_square(t) for t in tensors))
 
 
 def distance(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
@@ -62,6 +62,14 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
 def coarsest(tensors: Sequence[Tensor], also: Collection[torch.dtype] = ()) -> torch.dtype:
     """The dtype with the largest rounding error, among those of the tensors and others."""
     return max((*(x.dtype for x in tensors), *also), key=lambda dtype: torch.finfo(dtype).eps)
+
+
+def _square(tensor: Tensor) -> float:
+    """‖tensor‖²."""
+    if tensor.dtype == torch.float64 and tensor.is_contiguous():
+        flat = tensor.detach().view(-1)
+        return float(torch.dot(flat, flat))
+    return _total([a.square().sum() for (a,) in _pieces(tensor)])
 
 
 def _are_few(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
