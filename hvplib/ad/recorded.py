@@ -108,7 +108,10 @@ class RecordedEngine(Engine):
 
 def _versions(tensors: Sequence[Tensor]) -> list[int]:
     """How often each has been written to, where it tells."""
-    return [0 if x.is_inference() else x._version for x in tensors]
+    try:
+        return [x._version for x in tensors]
+    except RuntimeError:  # tensors of inference mode do not
+        return [0 if x.is_inference() else x._version for x in tensors]
 
 
 def _written_to() -> RuntimeError:

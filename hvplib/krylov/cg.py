@@ -150,9 +150,6 @@ class _Run:
         self._precondition = precondition
         self._inner = inner
         self._bounded = bounded
-        self._kinds = ["rz", "pq", "rr"]
-        self._kinds += [] if precondition is None else ["pp"]
-        self._kinds += ["xr"] if bounded else []
         self._num_matvecs = 0
 
     def start(self, b: Tensor, x0: Tensor | None, rtol: float, atol: float, radius: float | None) -> None:
@@ -198,6 +195,10 @@ class _Run:
         # So far nothing was checked. Here the host sees the numbers, and decides what of it stands.
         steps = self._numbers(torch.cat(sums).tolist())
         verdicts = [column.judge(step) for column, step in zip(self.columns, steps, strict=True)]
+        if all(status is None for status, _ in verdicts):
+            self._tell()
+            self._iterates.advance(p, self._alpha, [keep for _, keep in verdicts])
+            return
         self._cut(r, p, q)
         self._tell()
         # What ends without its new iterate goes first: its p and α need not be numbers.
@@ -214,8 +215,10 @@ class _Run:
     def _numbers(self, sums: list[float]) -> list[StepNumbers]:
         """For each column, from the sums of all columns one kind after the other."""
         k = len(self.columns)
-        kinds = [sums[i : i + k] for i in range(0, len(sums), k)]
-        return [StepNumbers(**dict(zip(self._kinds, row, strict=True))) for row in zip(*kinds, strict=True)]
+        kinds: list[Sequence[float | None]] = [sums[i : i + k] for i in range(0, len(sums), k)]
+        if self._precondition is None:
+            kinds.insert(3, [None] * k)
+        return [StepNumbers(*row) for row in zip(*kinds, strict=True)]
 
     def _turn(self) -> tuple[Tensor, Tensor]:
         """p ← P r + β p and rᵀP r; in place, as nobody else holds p."""
