@@ -1,6 +1,6 @@
 """What `minimize` adds to the products that it makes: `python -m benchmarks.solver_overhead`.
 
-A call is a product with one vector, or with one block (of `trust-exact`, and of the certificate of up to 64
+A call is a product with one vector, or with one block (of `trust-exact` and the certificate, from 5 up to 64
 unknowns). All columns but the first four are ratios:
 
 * own engine: a call as the solver makes it, accounts, limits and conversions included, to a call of the
