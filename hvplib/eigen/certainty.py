@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hvplib.eigen.missed import Shown, miss_bound, resolution_of
+from hvplib.eigen.neighbours import Neighbours
 from hvplib.eigen.task import Mark, Task
 
 __all__ = ["Certainty", "are_shown", "by_first_start", "by_second_start", "of_whole_space"]
@@ -70,17 +71,19 @@ def by_first_start(task: Task, ends: Sequence[Shown], marks: list[Mark], norm: f
 
 
 def by_second_start(
-    task: Task, ends: Sequence[Shown], marks: list[Mark], norm: float
+    task: Task, ends: Sequence[Shown], marks: list[Mark], neighbours: Neighbours, norm: float
 ) -> tuple[Certainty, bool]:
     """What a random start beside the pairs found says of missed copies, and whether that is enough.
 
     A copy of the next value at an end would change the pairs. Where there are no next values, the start tells
-    how far beyond the marks it would see. Arguments are those of `by_first_start`.
+    how far beyond the marks it would see. Arguments are those of `by_first_start`, and the neighbours that
+    were deflated beside the pairs.
     """
     assert task.miss_probability is not None
     concerned = [(end, mark) for end, mark in zip(ends, marks, strict=True) if math.isfinite(mark.next)]
     if concerned:
-        probability = miss_bound([end for end, _ in concerned], [mark.next for _, mark in concerned])
+        lowered = [neighbours.lowered(mark).next for _, mark in concerned]
+        probability = miss_bound([end for end, _ in concerned], lowered)
         certainty = Certainty(probability, min(mark.next - mark.value for _, mark in concerned))
     else:
         certainty = by_first_start(task, ends, marks, norm)
@@ -88,7 +91,7 @@ def by_second_start(
     exact = all(end.residual_norm <= task.floor * norm for end, _ in concerned)
     if not (certainty.miss_probability <= task.miss_probability or exact):
         return certainty, False
-    return replace(certainty, elsewhere=_elsewhere(task, ends, norm)), True
+    return replace(certainty, elsewhere=_elsewhere(task, ends, neighbours, norm)), True
 
 
 def are_shown(task: Task, ends: Sequence[Shown], marks: list[Mark], norm: float) -> bool:
@@ -101,11 +104,11 @@ def are_shown(task: Task, ends: Sequence[Shown], marks: list[Mark], norm: float)
     )
 
 
-def _elsewhere(task: Task, ends: Sequence[Shown], norm: float) -> Tensor:
+def _elsewhere(task: Task, ends: Sequence[Shown], neighbours: Neighbours, norm: float) -> Tensor:
     """The interval (1, 2) that holds all that a start might have shown, but for the probability."""
     assert task.miss_probability is not None
     interval, allowed = [-math.inf, math.inf], task.miss_probability / len(ends)
     for sign, end in zip(task.signs, ends, strict=True):
         beyond = resolution_of([end], [end.value], allowed, scale=_BEYOND * norm)
-        interval[1 if sign > 0 else 0] = sign * (end.value + beyond)
+        interval[1 if sign > 0 else 0] = sign * neighbours.reach(sign, end.value + beyond)
     return torch.tensor([interval], dtype=torch.float64)

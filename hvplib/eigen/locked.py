@@ -89,10 +89,13 @@ class Locked:
         R = AX - X * quotients
         return torch.stack([quotients, F.inner.columns(R, R).sqrt()])
 
-    def lock(self, ritz: Ritz, chosen: Tensor, examined: Examined) -> None:
-        """Lock these Ritz pairs, the first to be locked, as they were examined; drop all others."""
+    def lock(self, ritz: Ritz, chosen: Tensor, examined: Examined, beside: Tensor) -> None:
+        """Lock these Ritz pairs, the first to be locked, as they were examined.
+
+        Others that are named `beside` them stay active; all the rest is dropped.
+        """
         F = self._factorization
-        F.restart(ritz.vectors[:, chosen])
+        F.restart(ritz.vectors[:, torch.cat([chosen, beside])])
         F.basis.put(0, examined.vectors)
         F.lock(len(chosen))
         self.values, self.residual_norms, self.confirmed = examined.values, examined.residual_norms, True

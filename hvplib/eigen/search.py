@@ -13,6 +13,7 @@ from torch import Tensor
 from hvplib.eigen.certainty import Certainty, are_shown, by_first_start, by_second_start, of_whole_space
 from hvplib.eigen.locked import Locked
 from hvplib.eigen.missed import BlockEnd, End, remade
+from hvplib.eigen.neighbours import Neighbours, next_to
 from hvplib.eigen.products import Products
 from hvplib.eigen.start import Start
 from hvplib.eigen.task import Mark, Task
@@ -82,6 +83,7 @@ class Search:
         self._due = 0  # steps until the small problem is solved again
         self._strictness = 1.0  # of the estimates, beside the tolerance
         self._confirmations = 0
+        self._neighbours = Neighbours.none()  # deflated too, as long as nothing was missed
         self._found = False  # whether this second start has brought something
         self._awaiting = False  # whether the pairs have converged, and another may yet take the place of one
         self._values = torch.full((task.k,), math.nan, dtype=torch.float64)  # as last looked at
@@ -156,19 +158,27 @@ class Search:
         """End before all pairs have converged, with the residuals of those there are recomputed."""
         F = self.factorization
         if F.locked:
-            self.locked.confirm()
+            self._recompute()
         elif F.active:
             ritz = F.ritz()
             wanted = self.task.wanted(ritz.values)
-            self.locked.lock(ritz, wanted, self.locked.examined(ritz, wanted))
+            self.locked.lock(ritz, wanted, self.locked.examined(ritz, wanted), wanted[:0])
         self._end(status)
 
     def _finish(self) -> None:
         """All is found: recompute the residuals of what was taken in."""
-        worst = self.locked.confirm()
+        worst = self._recompute()
         if worst <= 1:
             return self._end(Status.CONVERGED)
         return self._end(Status.NON_FINITE if math.isnan(worst) else Status.STAGNATED)
+
+    def _recompute(self) -> float:
+        """The largest residual of a locked pair, relative to its tolerance, by products made for it."""
+        F = self.factorization
+        if self._neighbours:  # without them what the active columns are coupled with would not be known
+            F.restart(torch.zeros(F.active, 0, dtype=torch.float64))
+            self._neighbours = Neighbours.none()
+        return self.locked.confirm()
 
     def _restart(self, ritz: Ritz, highest: int, lowest: int) -> None:
         self._start.restart(ritz, highest, lowest)
@@ -218,9 +228,21 @@ class Search:
             return self._restart(ritz, *self.task.counts(ritz.values[wanted])) if F.full else None
         self._awaiting = False
         self._first = self._start.seen(ritz.values, ritz.residual_norms)
-        self.locked.lock(ritz, wanted, examined)
+        beside, self._neighbours = self._beside(ritz, wanted, examined.values)
+        self.locked.lock(ritz, wanted, examined, beside)
         self._show()
         return self._go_on(worst)
+
+    def _beside(self, ritz: Ritz, wanted: Tensor, values: Tensor) -> tuple[Tensor, Neighbours]:
+        """Which Ritz pairs to deflate beside the wanted, in a second start.
+
+        None where the first may be blind to others, which are then to be found; nor in a space that may be
+        exhausted.
+        """
+        F = self.factorization
+        helps = self._drawn and F.width == 1 and F.size > F.basis.capacity
+        marks = self.task.marks(values, F.norm)
+        return next_to(ritz.values, ritz.residual_norms, wanted, marks, F.capacity // 3 if helps else 0)
 
     def _show(self) -> None:
         best = self.locked.wanted()
@@ -265,15 +287,24 @@ class Search:
 
     def _renew(self) -> None:
         # A single vector: a block would show several copies at once, but takes more products for each.
-        self._phase, self._due, self._found = "missed members", 0, False
+        self._begin(self.random(1), self._neighbours)
+        self._found = False
+
+    def _begin(self, start: Tensor, neighbours: Neighbours) -> None:
+        """A start beside the locked pairs, and beside the active columns too if these are the neighbours'."""
+        F = self.factorization
+        self._phase, self._due, self._neighbours = "missed members", 0, neighbours
         self.locked.sort()
-        self.factorization.renew(self.random(1))
-        self._start = Start(self.factorization, self.task.signs)
+        F.lock(len(neighbours))
+        F.renew(start)
+        self._start = Start(F, self.task.signs)
 
     def _check(self, ritz: Ritz) -> None:
         """Look whether the second start has found something beyond the wanted pairs."""
         F = self.factorization
         beyond = self.task.beyond(ritz.values, self._marks(), F.norm)
+        if bool(beyond.any()) and self._neighbours:
+            return self._look_closer(ritz, beyond)
         # What a vector has in common with the locked pairs is no error: see `Locked.take_in`.
         tolerances = self.locked.tolerances(ritz.values)
         converged = ritz.deflated_norms <= _ESTIMATE * self._strictness * tolerances
@@ -294,6 +325,12 @@ class Search:
         else:
             self._due = self._steps_to(short_of)
         return None
+
+    def _look_closer(self, ritz: Ritz, beyond: Tensor) -> None:
+        """Something was missed: go on from it without the neighbours, which have a part in it."""
+        start = self.factorization.combine(ritz.vectors[:, beyond]).sum(1, keepdim=True)
+        self._begin(start, Neighbours.none())
+        self._found = True  # of this start, which was not drawn, no probability is known
 
     def _take_in(self, ritz: Ritz, found: Tensor) -> None:
         self.locked.take_in(ritz, found)
@@ -317,7 +354,7 @@ class Search:
         ends, norm = self._start.seen(ritz.values, ritz.deflated_norms), self.factorization.norm
         if not self._drawn and not are_shown(self.task, ends, self._marks(), norm):
             return False
-        self.certainty, sure = by_second_start(self.task, ends, self._marks(), norm)
+        self.certainty, sure = by_second_start(self.task, ends, self._marks(), self._neighbours, norm)
         return sure
 
     # A search can be put away and taken up again.
@@ -333,6 +370,7 @@ class Search:
             "first": [list(astuple(end)) for end in self._first],
             "certainty": self.certainty.state(),
             "locked": self.locked.state(),
+            "neighbours": self._neighbours.state(),
             "start": self._start.state(),
             "factorization": self.factorization.state(),
             "unit": self.products.unit,
@@ -348,6 +386,7 @@ class Search:
         self._first = [remade(fields) for fields in state["first"]]
         self.certainty = Certainty(*state["certainty"])
         self.locked.load(state["locked"])
+        self._neighbours = Neighbours(*state["neighbours"])
         self._start.load(state["start"])
         self.factorization.load(state["factorization"])
         self.products.unit, self.products.by_purpose = state["unit"], dict(state["by_purpose"])

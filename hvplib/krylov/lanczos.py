@@ -354,12 +354,15 @@ class Factorization:
         self._shape = _Shape(state["locked"], count, *rest)
 
     def defect(self, matmat: Matmat) -> float:
-        """‖A q − Q T e − N C e‖ / ‖A‖ for the last column q of Q: whether this factorisation is of this A."""
+        """‖A q − Q T e − N C e‖ / ‖A‖ for a column q of Q: whether this factorisation is of this A.
+
+        It is the last active column, or the first one where all are locked.
+        """
         shape = self._shape
-        last = shape.count - 1
-        W = matmat(self.basis[last : last + 1]).clone()
+        column = shape.count - 1 if self.active else 0
+        W = matmat(self.basis[column : column + 1]).clone()
         self.num_matvecs += 1
-        share = torch.cat([self.T[: shape.count, last], shape.coupling[:, last]]).unsqueeze(1)
+        share = torch.cat([self.T[: shape.count, column], shape.coupling[:, column]]).unsqueeze(1)
         self.basis.subtract(W, share.to(W))
         return float(self.inner.columns(W, W).sqrt()) / max(self.norm, torch.finfo(torch.float64).tiny)
 

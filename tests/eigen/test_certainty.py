@@ -8,10 +8,12 @@ import torch
 
 from hvplib.eigen.certainty import Certainty, are_shown, by_first_start, by_second_start, of_whole_space
 from hvplib.eigen.missed import End
+from hvplib.eigen.neighbours import Neighbours
 from hvplib.eigen.task import Mark, Task
 
 F64 = torch.float64
 INF = math.inf
+NONE = Neighbours.none()
 TASK = Task(4, "LM", 1e-6, floor=1e-13, miss_probability=1e-3, max_matvecs=100)
 
 
@@ -65,7 +67,7 @@ def test_the_first_start_tells_how_far_beyond_it_would_see() -> None:
 
 
 def test_the_second_start_rules_out_copies_of_the_next_values() -> None:
-    found, sure = by_second_start(TASK, SHARP, MARKS, norm=5.0)
+    found, sure = by_second_start(TASK, SHARP, MARKS, NONE, norm=5.0)
     assert sure
     assert found.miss_probability == SHARP[0].probability(4.0) + SHARP[1].probability(4.5) <= 1e-3
     assert found.miss_resolution == 1.0
@@ -77,18 +79,18 @@ def test_the_second_start_rules_out_copies_of_the_next_values() -> None:
 
 def test_of_one_end_the_other_is_unknown() -> None:
     task = replace(TASK, which="SA")
-    found, sure = by_second_start(task, SHARP[1:], MARKS[1:], norm=5.0)
+    found, sure = by_second_start(task, SHARP[1:], MARKS[1:], NONE, norm=5.0)
     assert sure and found.elsewhere[0, 1] == INF and -1.501 < float(found.elsewhere[0, 0]) < -1.5
 
 
 def test_a_start_of_few_steps_is_not_enough() -> None:
-    found, sure = by_second_start(TASK, BLUNT, MARKS, norm=5.0)
+    found, sure = by_second_start(TASK, BLUNT, MARKS, NONE, norm=5.0)
     assert not sure and found.miss_probability > 1e-3 and found.elsewhere.tolist() == [[-INF, INF]]
 
 
 def test_an_end_without_a_next_value_concerns_nothing() -> None:
     marks = [MARKS[0], MARKS[1]._replace(next=INF)]
-    found, sure = by_second_start(TASK, [SHARP[0], BLUNT[1]], marks, norm=5.0)
+    found, sure = by_second_start(TASK, [SHARP[0], BLUNT[1]], marks, NONE, norm=5.0)
     assert sure and found.miss_probability == SHARP[0].probability(4.0)
     # But of the other end, it has not shown where the others are.
     assert -INF < float(found.elsewhere[0, 1]) < INF and found.elsewhere[0, 0] < -4.0
@@ -96,16 +98,16 @@ def test_an_end_without_a_next_value_concerns_nothing() -> None:
 
 def test_without_any_next_value_it_is_as_a_first_start() -> None:
     marks = [mark._replace(next=INF) for mark in MARKS]
-    found, sure = by_second_start(TASK, SHARP, marks, norm=5.0)
+    found, sure = by_second_start(TASK, SHARP, marks, NONE, norm=5.0)
     assert sure and found.miss_resolution == by_first_start(TASK, SHARP, marks, 5.0).miss_resolution
 
 
 def test_where_residuals_are_rounding_no_more_can_be_had() -> None:
     task = replace(TASK, miss_probability=1e-14)
     exact = [end(2.0, 4e-13), end(1.5, 4e-13)]
-    found, sure = by_second_start(task, exact, MARKS, norm=5.0)
+    found, sure = by_second_start(task, exact, MARKS, NONE, norm=5.0)
     assert sure and found.miss_probability > 1e-14
-    assert not by_second_start(task, exact, MARKS, norm=3.0)[1]
+    assert not by_second_start(task, exact, MARKS, NONE, norm=3.0)[1]
 
 
 @pytest.mark.parametrize(

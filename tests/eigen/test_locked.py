@@ -30,7 +30,7 @@ def locked(k: int = 3, tolerance: float = 1e-8) -> tuple[Locked, Factorization, 
         ritz = F.ritz()
         wanted = wants(k).wanted(ritz.values)
         if float(ritz.residual_norms[wanted].max()) <= tolerance:
-            pairs.lock(ritz, wanted, pairs.examined(ritz, wanted))
+            pairs.lock(ritz, wanted, pairs.examined(ritz, wanted), wanted[:0])
             return pairs, F, products
         F.restart(ritz.vectors[:, -10:])
 
@@ -55,6 +55,20 @@ def test_locked_is_what_was_examined() -> None:
     torch.testing.assert_close(pairs.residual_norms, residuals(A, pairs.values, X), rtol=1e-6, atol=1e-14)
     assert pairs.wanted().tolist() == [0, 1, 2]
     torch.testing.assert_close(pairs.values, torch.tensor([3.0, 2.5, 2.0], dtype=F64), rtol=1e-7, atol=0)
+
+
+def test_what_is_named_beside_them_stays_active() -> None:
+    F = Factorization(seeded(60)(1), capacity=16, size=60, lockable=3)
+    pairs = Locked(wants(2), F, Products(A.matmul))
+    ritz = run(F, A).ritz()
+    wanted, beside = torch.tensor([15, 14]), torch.tensor([13, 12, 0])
+    expected = F.combine(ritz.vectors[:, beside])
+    pairs.lock(ritz, wanted, pairs.examined(ritz, wanted), beside)
+    assert (F.locked, F.active, pairs.values.numel()) == (2, 3, 2)
+    torch.testing.assert_close(F.basis[2:5], expected, rtol=1e-12, atol=1e-14)
+    F.lock(3)
+    pairs.sort()
+    assert F.locked == 2
 
 
 def test_vectors_get_their_length_back() -> None:

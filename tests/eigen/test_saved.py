@@ -49,7 +49,7 @@ def test_resumed_while_it_looks_for_missed_members(tmp_path: Path) -> None:
     matrix = with_spectrum(values)
     whole = eigsh(operator(matrix), 4, which="LA")
     phases = []
-    for stop in range(15, whole.num_iter, 5):
+    for stop in range(15, whole.num_iter, 2):
         path = tmp_path / str(stop)
         left = solve(path, matrix, k=4, stop=stop)
         phases.append("missed members" in left.matvecs)
