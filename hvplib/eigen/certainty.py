@@ -89,7 +89,9 @@ def by_second_start(
         certainty = by_first_start(task, ends, marks, norm)
     # Below the floor a residual is rounding, and more products bring no more certainty.
     exact = all(end.residual_norm <= task.floor * norm for end, _ in concerned)
-    if not (certainty.miss_probability <= task.miss_probability or exact):
+    if not (
+        certainty.miss_probability <= task.miss_probability or (exact and certainty.miss_probability < 1)
+    ):
         return certainty, False
     return replace(certainty, elsewhere=_elsewhere(task, ends, neighbours, norm)), True
 

@@ -14,7 +14,7 @@ from hvplib.eigen.task import Mark
 
 __all__ = ["Neighbours", "next_to"]
 
-# What they may take away from the distance that a second start has to resolve, and from a vector's length.
+# What they may take away from the distance that a second start has to resolve.
 _SHARE = 0.1
 
 
@@ -109,19 +109,22 @@ def next_to(
     rest = sorted(set(range(values.numel())) - set(wanted.tolist()), key=lambda i: float(values[i]))
     chosen: list[int] = []
     pairs = Neighbours.none()
-    closest = [_distance(mark, values, rest) for mark in marks] if rest else []
     while marks and rest and len(chosen) < most:
         mark = min(marks, key=lambda mark: _distance(mark, values, rest))
         candidate = rest[-1] if mark.sign > 0 else rest[0]
         more = torch.tensor([*chosen, candidate])
         larger = replace(pairs, values=values[more], residual_norms=residual_norms[more])
-        lost = [mark.next - larger.lowered(mark).next for mark in marks]
-        if not all(x <= _SHARE * distance for x, distance in zip(lost, closest, strict=True)):
+        if not all(_tells_apart(larger, mark) for mark in marks):
             break
         pairs = larger
         chosen.append(candidate)
         rest.remove(candidate)
     return torch.tensor(chosen, dtype=torch.long), pairs
+
+
+def _tells_apart(pairs: Neighbours, mark: Mark) -> bool:
+    """Whether the lowered mark is still far from copies of the last wanted value, which change nothing."""
+    return mark.next - pairs.lowered(mark).next <= _SHARE * (mark.next - mark.value)
 
 
 def _distance(mark: Mark, values: Tensor, rest: list[int]) -> float:

@@ -123,13 +123,13 @@ UPPER, LOWER = Mark(1, 4.0, 5.0), Mark(-1, 3.0, 3.5)
         ([0.0] * 8, [UPPER, LOWER], 4, [0, 1, 6, 2]),
         ([0.0] * 8, [UPPER, LOWER._replace(next=INF)], 4, [6, 5, 4, 3]),
         ([0.0] * 8, [UPPER._replace(next=INF)], 4, []),
-        # As long as they are apart: 0.6² / 2 is less than a tenth of 5 − 3, but not 0.7² / 2.
-        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.6, 0.0], [UPPER], 1, [6]),
-        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.7, 0.0], [UPPER], 1, []),
+        # As long as the mark stays apart from 4: 0.4² / 2 is less than a tenth of 5 − 4, but not 0.5² / 2.
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.4, 0.0], [UPPER], 1, [6]),
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.0], [UPPER], 1, []),
         ([0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0], [UPPER], 3, [6]),
-        # What the lower end takes from the mark of the upper counts too: 0.15² / 6, of 0.05 or of 0.03.
-        ([0.15, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], [UPPER._replace(next=3.05), LOWER], 3, [6, 0, 5]),
-        ([0.15, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], [UPPER._replace(next=3.03), LOWER], 3, [6]),
+        # What the lower end takes from the mark of the upper counts too: 0.15² / 7, of 0.05 or of 0.03.
+        ([0.15, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], [UPPER._replace(next=4.05), LOWER], 3, [0, 6, 1]),
+        ([0.15, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], [UPPER._replace(next=4.03), LOWER], 3, []),
     ],
 )
 def test_the_outermost_are_chosen_where_it_is_closest(
@@ -160,6 +160,17 @@ def test_copies_are_found_beside_them(which: str, copies: int) -> None:
         sign * found.eigenvalues.sort(descending=sign > 0).values, expected, rtol=1e-9, atol=0
     )
     assert bool((found.residual_norms <= 1e-9).all()) and found.miss_probability <= 1e-3
+
+
+def test_a_cluster_at_one_end_is_not_hidden_by_what_is_deflated_at_the_other() -> None:
+    # The mark lies 1e-7 from the last of the cluster; pairs at the other end take the squares of residuals.
+    cluster = -1 + 1e-7 * torch.tensor([0.3, 0.5, 1.1, 1.2, 1.9, 2.5, 6.2], dtype=F64)
+    rest = torch.cat([torch.linspace(-0.3, 0.35, 58, dtype=F64), torch.linspace(0.36, 0.5, 8, dtype=F64)])
+    A = with_spectrum(torch.cat([cluster, rest]))
+    for seed in range(20):
+        found = eigsh(A, 15, which="BE", method="lanczos", generator=seed)
+        assert (found.eigenvalues.sort().values[:7] - cluster).abs().max() <= 3e-8, seed
+        assert found.miss_probability <= 1e-3
 
 
 def test_they_save_products() -> None:
