@@ -150,15 +150,22 @@ class _Family:
         engine = model.engine
         if self._reason or self._seen < _FIRST or not isinstance(engine, GraphEngine) or engine.custom:
             return
-        if self.program is None:
-            try:
+        try:
+            if self.program is None:
                 self.program = self._recorded(leaves, spec, data)
-            except (TraceError, RuntimeError, TypeError, ValueError) as error:
-                self._give_up(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+                return
+            (v,) = probes(leaves, 1)
+            value, gradients, residuals = self.program.linearize(leaves, tensors_of(data))
+            product = self.program.multiply(residuals, v)
+        except (
+            TraceError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+            IndexError,
+        ) as error:  # func itself did not raise
+            self._give_up(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
             return
-        (v,) = probes(leaves, 1)
-        value, gradients, residuals = self.program.linearize(leaves, tensors_of(data))
-        product = self.program.multiply(residuals, v)
         expected = [engine.value, *engine.gradient, *engine.product(v)]
         self._proven = all(map(self._same, [value, *gradients, *product], expected))
         if not self._proven:

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from hvplib.ad.derivatives import _FIRST, Derivatives
 from hvplib.ad.local_model import LocalModel, local_model
 from hvplib.ad.recorded import RecordedEngine
+from hvplib.ad.trace.second_order import SecondOrder
 from hvplib.errors import DerivativeError
 from hvplib.operators import HessianOperator
 from tests.problems import logistic_regression, rosenbrock
@@ -117,6 +118,18 @@ def test_a_function_that_changes_is_told_by_its_value() -> None:
     expected = A.mT @ (12 * (A @ x) ** 2 * (A @ v))
     assert not is_recorded(model) and "changes by more than its arguments" in reason(of)
     torch.testing.assert_close(model.hvp(v), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_record_that_raises_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: SecondOrder, leaves: Any, data: Any) -> Any:
+        raise RuntimeError("zero-dimensional tensor cannot be concatenated")
+
+    monkeypatch.setattr(SecondOrder, "linearize", broken)
+    of, x = derivatives(lambda x: (A @ x).tanh().square().sum()), normal(4, seed=99)
+    model = learnt(of)
+    assert not is_recorded(model) and "RuntimeError: zero-dimensional" in reason(of)
+    v = normal(4, seed=5)
+    assert torch.equal(model.hvp(v), local_model(lambda x: (A @ x).tanh().square().sum(), x).hvp(v))
 
 
 def test_a_change_that_the_value_at_the_point_does_not_show() -> None:

@@ -124,7 +124,8 @@ def _call(
     if target is part_of:
         return f"{arguments[0]}[{arguments[1]}]"
     if target is aten.slice.Tensor and node.args[1:2] == (0,) and not node.kwargs:
-        return f"{arguments[0]}[{':'.join(arguments[2:])}]"
+        bounds = arguments[2:]
+        return f"{arguments[0]}[{':'.join(bounds + [''] * (2 - len(bounds)))}]"
     called = str(target).replace(".", "_")
     namespace[called] = _PLAIN.get(target, target._op)
     return f"{called}({', '.join(arguments)})"

@@ -119,6 +119,13 @@ def test_arguments_of_all_kinds() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "bounds", [(), (0,), (0, 1), (0, 1, 3), (0, -2, 9), (0, None, 2), (0, 0, 3, 2), (1, 1, 3)]
+)
+def test_slices_with_and_without_bounds(bounds: tuple[Any, ...]) -> None:
+    right(lambda x: [aten.slice.Tensor(x, *bounds).sin() * 2], X)
+
+
 @pytest.mark.parametrize("number", [complex(math.nan, -0.0), complex(-0.0, math.inf), complex(1, -2)])
 def test_complex_numbers(number: complex) -> None:
     graph = fx.Graph()
