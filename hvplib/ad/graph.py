@@ -105,12 +105,11 @@ class Graph:
     def operations(self) -> int:
         """A number that is the same for the same operations that lead to each other."""
         place = {node: number for number, node in enumerate(self._parents)}
-        return hash(
-            tuple(
-                (node.name(), *((place.get(parent, -1), output) for parent, output in parents))
-                for node, parents in self._parents.items()
-            )
-        )
+        named = [
+            (node.name(), *[(place.get(parent, -1), output) for parent, output in parents])
+            for node, parents in self._parents.items()
+        ]
+        return hash(tuple(named))
 
     def contains(self, operation: str) -> bool:
         """Whether a node has a name that begins so."""
@@ -159,8 +158,12 @@ def _has_saved_hooks(node: Any) -> bool:
 
 @cache
 def _attributes(kind: Hashable, prefix: str) -> list[str]:
-    """The attributes of a type of node whose names begin so: what it saved, or that as it is put away."""
-    return [name for name in dir(kind) if name.startswith(prefix)]
+    """The attributes of a type of node that hold what it saved of tensors, or that as it is put away.
+
+    Without those for numbers and shapes, which are not put away.
+    """
+    saved = [name.removeprefix("_raw_saved_") for name in dir(kind) if name.startswith("_raw_saved_")]
+    return [prefix + name for name in saved]
 
 
 def _items(value: Any) -> tuple[Any, ...]:

@@ -103,11 +103,11 @@ def _spans(node: Any, size: int) -> list[tuple[int, int]] | None:
         start, stop, _ = slice(_signed(node._saved_start), _signed(node._saved_end)).indices(size)
         return [(start, max(start, stop))]
     if kind == "SelectBackward0":
-        start = range(size)[_signed(node._saved_index)]
+        start = (_signed(node._saved_index) or 0) % size
         return [(start, start + 1)]
     return None
 
 
-def _signed(position: int) -> int:
+def _signed(position: int | None) -> int | None:
     """A position in a tensor; torch shows negative ones modulo 2⁶⁴."""
-    return position - 2**64 if position >= 2**63 else position
+    return position - 2**64 if position is not None and position >= 2**63 else position

@@ -24,6 +24,8 @@ __all__ = ["Judgement", "judge", "known_rows", "row_source", "whole_matrix"]
 
 # So many rows are pushed together, whichever tensors they belong to; of more, each tensor's by themselves.
 _FEW = 512
+# Of a whole matrix with more rows than this, half is made, in as many passes as there are tensors.
+_SMALL = 256
 # They may leave the cache: each pass costs Python as much as a few hundred rows.
 _ROOM = 4
 # Recorded products with blocks of this width cost least a row, on networks of 1000 to 5000 parameters.
@@ -68,7 +70,7 @@ def whole_matrix(
         limit: The most rows at a time, if there is a limit.
     """
     alike = len({(x.dtype, x.device) for x in leaves}) == 1
-    few = limit is None and sum(x.numel() for x in leaves) <= _FEW
+    few = limit is None and sum(x.numel() for x in leaves) <= _SMALL
     engine = judgement.engine
     if few or not alike or judgement.objective.hooked or engine is None or engine.loops:
         return None

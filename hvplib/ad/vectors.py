@@ -38,9 +38,12 @@ def distance(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
 def relative_error(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     """‖left − right‖ / max(‖left‖, ‖right‖), 0 where both vanish."""
     if _are_few(left, right):
-        left, right = _joined(left), _joined(right)
-    off = distance(left, right)
-    return 0.0 if off == 0 else off / (max(norm(left), norm(right)) or math.nan)
+        x, y = _joined(left), _joined(right)
+        off, one, other = torch.stack([x - y, x, y]).square().sum(1).sqrt().tolist()
+    else:
+        off = distance(left, right)
+        one, other = (norm(left), norm(right)) if off != 0 else (0.0, 0.0)
+    return 0.0 if off == 0 else float(off / (max(one, other) or math.nan))
 
 
 def entry_size(tensors: Sequence[Tensor]) -> float:
@@ -74,12 +77,14 @@ def _square(tensor: Tensor) -> float:
 
 def _are_few(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
     """Whether both are better joined."""
-    few = len(left) > 1 and sum(t.numel() for t in left) <= _FEW
+    few = sum(t.numel() for t in left) <= _FEW
     return few and len({(t.dtype, t.device) for t in (*left, *right)}) == 1
 
 
-def _joined(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [torch.cat([t.detach().reshape(-1) for t in tensors])]
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """One vector, in double precision."""
+    flat = [t.detach().reshape(-1) for t in tensors]
+    return (flat[0] if len(flat) == 1 else torch.cat(flat)).double()
 
 
 def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -58,6 +58,7 @@ TAKEN: dict[str, tuple[Func, list[tuple[int, int, tuple[int, ...]]]]] = {
         lambda x: (lambda a, _, c: a.exp().sum() * c.sin().sum())(*x.split([20, 50, 30])),
         [(0, 20, (20,)), (20, 70, (50,)), (70, 100, (30,))],
     ),
+    "without a start": (lambda x: torch.ops.aten.slice(x, 0, None, 20).exp().sum(), [(0, 20, (20,))]),
     "beyond the end": (lambda x: x[60:200].exp().sum(), [(60, 100, (40,))]),
 }
 
