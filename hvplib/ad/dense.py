@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from hvplib.ad.axes import Axis, Group, Piece
+from hvplib.ad.engines import Engine, GraphEngine
 from hvplib.ad.known import Call, Known, Memory
 from hvplib.ad.memory import chunk_width, require, with_backoff
 from hvplib.ad.objective import Objective
@@ -59,6 +60,7 @@ class Dense:
         self._has_aux = has_aux
         self._call = call
         self._memory = memory
+        self._limit = chunk_size if isinstance(chunk_size, int) else None
         self._functional = in_transform() or fwAD._current_level >= 0
         self._known: Known | None = None  # of calls like this one, for plain numbers by a scalar function
 
@@ -94,9 +96,7 @@ class Dense:
                 return None
             value = outcome.value.detach().reshape(shapes[0])
             self._check_memory([value])
-            blocks = self._mirrored(objective, judgement) or self._blocks(
-                objective, value, wants_graph=False, judgement=judgement
-            )
+            blocks = self._blocks(objective, value, wants_graph=False, judgement=judgement)
         return self._assembled(blocks, value)
 
     def _of_a_scalar_with_graph(self) -> Any:
@@ -166,31 +166,43 @@ class Dense:
         self, objective: Objective, output: Tensor, *, wants_graph: bool, judgement: Judgement | None = None
     ) -> list[list[Tensor]]:
         """The blocks (M, n_i, n_j) of one output, for the groups i of rows and j of columns."""
+        engine = self._known_engine(output) if judgement is None else judgement.engine
+        blocks = self._mirrored(objective, engine, judgement)
+        if blocks is not None:
+            return blocks
         pieces = [piece for group in self._sides[0].groups for piece in group.pieces]
-        rows = self._rows_known(objective, output, pieces) if judgement is None else None
-        if rows is None:
-            rows = row_source(
-                objective,
-                self._leaves,
-                output,
-                self._strategy,
-                pieces,
-                wants_graph=wants_graph,
-                at_once=not isinstance(self._chunk_size, int),
-                judgement=judgement,
-            )
-            if self._known is not None and rows.engine is not None:
-                self._known.learn(rows.engine, objective)
+        if judgement is None and engine is not None:
+            return self._pushed(known_rows(engine, objective, self._leaves, pieces, self._limit), output)
+        rows = row_source(
+            objective,
+            self._leaves,
+            output,
+            self._strategy,
+            pieces,
+            wants_graph=wants_graph,
+            at_once=self._limit is None,
+            judgement=judgement,
+        )
+        if self._known is not None and rows.engine is not None:
+            self._known.learn(rows.engine, objective)
         return self._pushed(rows, output)
 
-    def _mirrored(self, objective: Objective, judgement: Judgement) -> list[list[Tensor]] | None:
-        """All blocks, from half of them; None where they must be made one by one."""
-        if not (self._rows.everything and self._columns.everything):
+    def _known_engine(self, output: Tensor) -> Engine | None:
+        """What needs no proof; None where one is needed."""
+        if self._known is None or self._call is None:
             return None
-        limit = self._chunk_size if isinstance(self._chunk_size, int) else None
-        blocks = whole_matrix(self._leaves, judgement, limit)
-        if blocks is not None and self._known is not None and judgement.engine is not None:
-            self._known.learn(judgement.engine, objective)
+        return self._known.engine(self._call, self._leaves, output, self._probe)
+
+    def _mirrored(
+        self, objective: Objective, engine: Engine | None, judgement: Judgement | None
+    ) -> list[list[Tensor]] | None:
+        """All blocks, from half of them, held to a product; None where they must be made one by one."""
+        everything = self._rows.everything and self._columns.everything
+        if not everything or not isinstance(engine, GraphEngine):
+            return None
+        blocks = whole_matrix(engine, objective, self._leaves, judgement, self._limit)
+        if blocks is not None and judgement is not None and self._known is not None:
+            self._known.learn(engine, objective)
         return blocks
 
     def _pushed(self, rows: Rows, output: Tensor) -> list[list[Tensor]]:
@@ -207,14 +219,6 @@ class Dense:
         if down is not self._rows:
             blocks = [[row[j].mT for row in blocks] for j in range(len(across.groups))]
         return blocks
-
-    def _rows_known(self, objective: Objective, output: Tensor, pieces: Sequence[Piece]) -> Rows | None:
-        """A source that needs no proof; None where one is needed."""
-        if self._known is None or self._call is None:
-            return None
-        engine = self._known.engine(self._call, self._leaves, output, self._probe)
-        limit = self._chunk_size if isinstance(self._chunk_size, int) else None
-        return None if engine is None else known_rows(engine, objective, self._leaves, pieces, limit)
 
     def _bundle_small(self, rows: Rows, output: Tensor, down: Axis) -> None:
         """Push the rows of small leaves (biases) together: each push alone costs as much as a chunk."""

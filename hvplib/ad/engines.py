@@ -133,6 +133,11 @@ class GraphEngine(Engine):
         return self._pullback.batched is True
 
     @property
+    def hooked(self) -> bool:
+        """Whether there are hooks, which are to be called at each backward pass."""
+        return self._pullback.hooked
+
+    @property
     def loops(self) -> bool:
         """Whether there are no batched products, or none that are worth while."""
         return self._pullback.batched is False

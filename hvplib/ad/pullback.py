@@ -45,7 +45,8 @@ class Pullback:
 
     Attributes:
         graph: What is behind the outputs.
-        batched: The same; None as long as it is not known.
+        hooked: As given.
+        batched: As given; None as long as it is not known.
         checks, attempts: What was checked of batched products, or why there are none.
     """
 
@@ -67,7 +68,7 @@ class Pullback:
         self.graph = Graph(self._outputs)
         self._precision = precision
         self._noise = noise
-        self._hooked = hooked
+        self.hooked = hooked
         self._joined = joined
         self._engine = engine
         self._blocks: dict[int, Replay] = {}
@@ -167,7 +168,7 @@ class Pullback:
     def _operations(self) -> int | None:
         """How many operations there are to record, about; None if they must not be."""
         facts = self.graph.survey()
-        return 2 * facts.operations if self._outputs and not (facts.custom or self._hooked) else None
+        return 2 * facts.operations if self._outputs and not (facts.custom or self.hooked) else None
 
     def _pull_block(self, *cotangents: Tensor) -> Sequence[Tensor]:
         with BatchedProducts() if self._joined else nullcontext():

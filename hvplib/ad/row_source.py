@@ -60,29 +60,38 @@ def judge(objective: Objective, leaves: Sequence[Tensor]) -> Judgement:
 
 
 def whole_matrix(
-    leaves: Sequence[Tensor], judgement: Judgement, limit: int | None
+    engine: GraphEngine,
+    objective: Objective,
+    leaves: Sequence[Tensor],
+    judgement: Judgement | None,
+    limit: int | None,
 ) -> list[list[Tensor]] | None:
     """The Hessian as blocks (1, n_i, n_j) for the leaves i and j, from half of it; None where that fails.
 
     Args:
+        engine: The kept graph of the gradient.
+        objective: What it is the graph of.
         leaves: Primals.
-        judgement: What the matrix is held against.
+        judgement: What the matrix is held against; without it, that is a product by the graph.
         limit: The most rows at a time, if there is a limit.
     """
     alike = len({(x.dtype, x.device) for x in leaves}) == 1
     few = limit is None and sum(x.numel() for x in leaves) <= _SMALL
-    engine = judgement.engine
-    if few or not alike or judgement.objective.hooked or engine is None or engine.loops:
+    if few or not alike or engine.hooked or engine.loops:
         return None
-    blocks = mirrored(engine, judgement.objective, limit)
+    blocks = mirrored(engine, objective, limit)
     if blocks is None:
         return None
-    vectors = [t.reshape(-1) for t in judgement.vector]
-    products = [
-        torch.stack([block[0] @ v for block, v in zip(row, vectors, strict=True)]).sum(0).view(x.shape)
-        for row, x in zip(blocks, leaves, strict=True)
+    vector = probes(engine.leaves, 1)[0] if judgement is None else judgement.vector
+    product = engine.product(vector) if judgement is None else judgement.selection.outcome.product
+    found = [
+        torch.stack([block[0] @ v.reshape(-1) for block, v in zip(row, vector, strict=True)]).sum(0)
+        for row in blocks
     ]
-    if not _agrees(products, judgement.objective, leaves, judgement):
+    found = [f.view(x.shape) for f, x in zip(found, leaves, strict=True)]
+    precision = objective.precision(leaves)
+    noise = partial(rounding, engine.value, engine.gradient, leaves, vector, precision)
+    if not agreement(found, product, "matrix against product", precision, noise).passed:
         return None
     engine.believe_batches()
     return blocks
