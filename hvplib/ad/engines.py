@@ -95,7 +95,7 @@ class GraphEngine(Engine):
 
     Attributes:
         leaves: Where the graph ends.
-        live_value, live_gradient: Value and gradient with their graph.
+        live_gradient: The gradient, with its graph.
     """
 
     def __init__(
@@ -108,7 +108,6 @@ class GraphEngine(Engine):
         hooked: bool = False,
     ) -> None:
         super().__init__(value, gradients)
-        self.live_value = value
         self.leaves = leaves
         self.live_gradient = list(gradients)
         noise = partial(_noise, self.value, self.gradient, leaves, precision)

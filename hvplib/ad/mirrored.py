@@ -34,7 +34,9 @@ _Live = tuple[Part, Tensor]  # with its gradient, which has a graph
 _Pull = Callable[..., Sequence[Tensor]]
 
 
-def mirrored(engine: GraphEngine, objective: Objective, limit: int | None) -> list[list[Tensor]] | None:
+def mirrored(
+    engine: GraphEngine, value: Tensor | None, objective: Objective, limit: int | None
+) -> list[list[Tensor]] | None:
     """H as blocks (1, n_i, n_j) for the leaves i and j, by batched passes; None where there are none.
 
     The rows of a part are led to the parts that come after it: in a network, a pass for a late layer passes
@@ -43,14 +45,16 @@ def mirrored(engine: GraphEngine, objective: Objective, limit: int | None) -> li
 
     Args:
         engine: The kept graph. Its leaves have one dtype and are on one device.
+        value: Of func, with its graph; without it flat vectors are not taken apart.
         objective: What it is the graph of.
         limit: The most rows at a time, if there is a limit.
     """
-    parts = parts_of(engine.live_value, engine.leaves)
+    parts = parts_of(value, engine.leaves)
     if len(parts) == 1 and len(parts[0]) > _MANY:
         return None
-    whole = all(part.whole for part in parts)
-    gradients = engine.live_gradient if whole else _gradients(engine.live_value, parts)
+    gradients: Sequence[Tensor | None] = engine.live_gradient
+    if value is not None and not all(part.whole for part in parts):
+        gradients = _gradients(value, parts)
     live = [(p, g) for p, g in zip(parts, gradients, strict=True) if g is not None and g.requires_grad]
     try:
         return _Matrix(engine, objective, live, limit).blocks

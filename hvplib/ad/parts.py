@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge
 
 from hvplib.ad.graph import Graph
 
-__all__ = ["Part", "parts_of"]
+__all__ = ["Part", "may_be_cut", "parts_of"]
 
 # Of more, and of smaller ones than this on average, nothing is gained by taking them apart.
 _MANY, _SMALL = 64, 16
@@ -45,22 +45,27 @@ class Part:
         return isinstance(self.end, Tensor)
 
 
-def parts_of(value: Tensor, leaves: Sequence[Tensor]) -> list[Part]:
+def parts_of(value: Tensor | None, leaves: Sequence[Tensor]) -> list[Part]:
     """The parts that `value` depends on, which share no entry; entries that are in none do not matter.
 
     Args:
-        value: What func returns, with its graph.
+        value: What func returns, with its graph; without it nothing is known of slices.
         leaves: Leaves of that graph.
     """
     graph: Graph | None = None
     parts: list[Part] = []
     for index, leaf in enumerate(leaves):
         slices = None
-        if leaf.dim() == 1 and leaf.numel() > 2 * _SMALL:
+        if value is not None and may_be_cut(leaf):
             graph = graph or Graph([value])
             slices = _slices(index, leaf, graph)
         parts += slices or [Part(index, 0, leaf.numel(), tuple(leaf.shape), leaf)]
     return parts
+
+
+def may_be_cut(leaf: Tensor) -> bool:
+    """Whether it would be taken apart where func does so."""
+    return leaf.dim() == 1 and leaf.numel() > 2 * _SMALL
 
 
 def _slices(index: int, leaf: Tensor, graph: Graph) -> list[Part] | None:

@@ -11,11 +11,14 @@ from torch import Tensor
 
 from hvplib.ad.axes import Piece
 from hvplib.ad.engines import Engine, GraphEngine
+from hvplib.ad.leaves import fresh
 from hvplib.ad.memory import chunk_width, is_out_of_memory
 from hvplib.ad.mirrored import mirrored
 from hvplib.ad.objective import Objective
+from hvplib.ad.parts import may_be_cut
 from hvplib.ad.rows import KeptRows, PushedRows, Rows, SingleRows
 from hvplib.ad.select import FORWARD, REVERSE, Selection, is_missing_derivative, select
+from hvplib.ad.strategies import differentiate
 from hvplib.ad.verify import agreement, probes, rounding
 from hvplib.ad.whole_rows import WholeRows, units
 from hvplib.errors import DerivativeError
@@ -79,11 +82,15 @@ def whole_matrix(
     few = limit is None and sum(x.numel() for x in leaves) <= _SMALL
     if few or not alike or engine.hooked or engine.loops:
         return None
-    blocks = mirrored(engine, objective, limit)
+    if judgement is not None:
+        vector, product = judgement.vector, judgement.selection.outcome.product
+        blocks = mirrored(engine, judgement.selection.outcome.value, objective, limit)
+    else:
+        (vector,) = probes(engine.leaves, 1)
+        product = engine.product(vector)
+        blocks = _mirrored_anew(objective, leaves, limit) or mirrored(engine, None, objective, limit)
     if blocks is None:
         return None
-    vector = probes(engine.leaves, 1)[0] if judgement is None else judgement.vector
-    product = engine.product(vector) if judgement is None else judgement.selection.outcome.product
     found = [
         torch.stack([block[0] @ v.reshape(-1) for block, v in zip(row, vector, strict=True)]).sum(0)
         for row in blocks
@@ -95,6 +102,20 @@ def whole_matrix(
         return None
     engine.believe_batches()
     return blocks
+
+
+def _mirrored_anew(
+    objective: Objective, leaves: Sequence[Tensor], limit: int | None
+) -> list[list[Tensor]] | None:
+    """With a flat vector taken apart, of which a graph that is kept for products does not tell."""
+    if not any(map(may_be_cut, leaves)):
+        return None
+    own = [fresh(x) for x in leaves]
+    value, gradients, _ = differentiate(objective, own)
+    if gradients is None:
+        return None
+    engine = GraphEngine(own, value, gradients, objective.precision(leaves))
+    return mirrored(engine, value, objective, limit)
 
 
 def row_source(
