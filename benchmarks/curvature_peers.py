@@ -1,245 +1,282 @@
-"""Trace and top of a network's Hessian, by four libraries: `python -m benchmarks.curvature_peers`.
+"""Trace, top and density of a network's Hessian, by four libraries: `python -m benchmarks.curvature_peers`.
 
-The digits network of `digits_eigen` (64-20-10, n = 1510, all 1797 digits, float64). For traces each library
-multiplies with its own operator; eigensolvers and densities all multiply with hvplib's. Traces are asked for
-at equal accuracy: every method gets products in powers of two until the root mean square of its error over
-the seeds is within the target, judged by the dense matrix; what it states of the error is told beside. So are
-densities, with random vectors in powers of two. Peaks are those of processes of their own.
+The digits network of `digits_eigen` (64-20-10, n = 1510, all 1797 digits, float64). Each library multiplies
+with its own operator, made before, and its products are counted. All are asked for the same accuracy, judged
+by the dense matrix: of the sizes tried the table has the first that gives it, and else the last, with what it
+gave. Peaks are those of processes of their own.
 """
 
 from __future__ import annotations
 
+import statistics
 import sys
-import time
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import cache, partial
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from benchmarks.density import AREA, AREA_COLUMNS, CONTENDERS, STEPS, to_an_area
+from benchmarks.density import CONTENDERS, STEPS, area
 from benchmarks.digits_eigen import row as eigen_row
-from benchmarks.eigenproblems import (
-    EigenProblem,
-    digits_hessian,
-    digits_network,
-    digits_operator,
-    digits_spectrum,
-)
+from benchmarks.eigenproblems import EigenProblem, digits_operator, digits_spectrum
 from benchmarks.eigensolvers import (
+    TOLERANCE,
+    Answer,
+    Products,
+    Solver,
     arpack,
     eigenthings,
     hvplib_eigsh,
-    in_float64,
     power_iteration,
     pyhessian,
     run,
 )
-from benchmarks.memory import measured_in_child, peak_growth
-from benchmarks.tables import arguments, figure, limited, publish, table
-from benchmarks.timing import take_cpu_time
+from benchmarks.equal_accuracy import Reached, Trial, fewest
+from benchmarks.memory import measured_apart, peak_growth
+from benchmarks.peers import OPERATORS
+from benchmarks.tables import arguments, figure, limited, prepare, publish, table
+from benchmarks.timing import clock, take_cpu_time
+from benchmarks.traces import TRACES
+from hvplib import Matrix
 
-TARGET = 0.02
-LIMIT = 2048
+N, K = 1510, 5
+TRACE_ERROR, AREA = 0.02, 6e-4
+# Hutch++ wants multiples of three, XTrace of two; neighbours are some √2 apart.
+BUDGETS = tuple(6 * i for i in (2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181))
+PROBES = (1, 2, 3, 4, 6, 8, 11, 16)
+EIGEN_LIMIT = 5000
+EIGEN_COLUMNS = ("products", "of which", "largest true residual", "reached 1e-6", "found", "CPU seconds")
+EIGEN_COLUMNS += ("peak MiB",)
 
-# (products, seed) -> estimate, and what the library states of its error: None if nothing.
-Estimator = Callable[[int, int], tuple[float, float | None]]
-
-
-def hvplib(method: str) -> Estimator:
-    from hvplib import trace
-
-    A = digits_operator()
-
-    def estimate(products: int, seed: int) -> tuple[float, float | None]:
-        result = trace(A, method=method, max_matvecs=products, generator=seed)
-        return result.value, result.stderr
-
-    return estimate
+operator = cache(lambda library: OPERATORS[library]())
 
 
-def curvlinops(name: str) -> Estimator:
-    import curvlinops as package
-
-    model, batch = digits_network()
-    A = package.HessianLinearOperator(
-        model, nn.CrossEntropyLoss(), list(model.parameters()), [batch], check_deterministic=False
-    )
-    estimator = getattr(package, name)
-
-    def estimate(products: int, seed: int) -> tuple[float, float | None]:
-        torch.manual_seed(seed)  # it draws from the global generator
-        # Hutch++ divides its products by three.
-        products -= products % 3 if name == "hutchpp_trace" else 0
-        return float(estimator(A, products)), None
-
-    return estimate
+# ------------------------------------------------------------------------------------------------- products
 
 
-def eigenthings_trace(method: str) -> Estimator:
-    from hessian_eigenthings.algorithms import trace
-    from hessian_eigenthings.operators import HessianOperator
-
-    model, batch = digits_network()
-    A = HessianOperator(
-        model, [batch], lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1])
-    )
-
-    def estimate(products: int, seed: int) -> tuple[float, float | None]:
-        result = trace(A, num_matvecs=products, method=method, seed=seed)
-        return float(result.estimate), float(result.stderr)
-
-    return estimate
+def product_row(library: str, H: Tensor) -> list[str]:
+    """The error of its product, and what it takes, alone and in a block."""
+    X = torch.randn(N, 16, generator=torch.Generator().manual_seed(0), dtype=H.dtype)
+    product = operator(library)
+    error = float((product(X) - H @ X).norm() / (H @ X).norm())
+    alone = _milliseconds(lambda: product(X[:, :1]))
+    return [f"{error:.0e}", figure(alone), figure(_milliseconds(lambda: product(X)) / X.shape[1])]
 
 
-def pyhessian_trace() -> Estimator:
-    from pyhessian import hessian
-
-    model, batch = digits_network()
-    with in_float64():
-        A = hessian(model, nn.CrossEntropyLoss(), data=batch, cuda=False)
-
-    def estimate(products: int, seed: int) -> tuple[float, float | None]:
-        torch.manual_seed(seed)  # it draws from the global generator
-        samples = A.trace(maxIter=products, tol=0.0)
-        return sum(samples) / len(samples), None
-
-    return estimate
+def _milliseconds(call: Callable[[], object]) -> float:
+    rounds = []
+    for _ in range(20):
+        begun = clock()
+        call()
+        rounds.append(1e3 * (clock() - begun))
+    return statistics.median(rounds)
 
 
-TRACES: dict[str, Callable[[], Estimator]] = {
-    "**hvplib** Hutchinson": lambda: hvplib("hutchinson"),
-    "**hvplib** Hutch++": lambda: hvplib("hutch++"),
-    "**hvplib** XTrace, its default here": lambda: hvplib("xtrace"),
-    "PyHessian (Hutchinson)": pyhessian_trace,
-    "curvlinops Hutchinson": lambda: curvlinops("hutchinson_trace"),
-    "curvlinops Hutch++": lambda: curvlinops("hutchpp_trace"),
-    "curvlinops XTrace": lambda: curvlinops("xtrace"),
-    "hessian-eigenthings Hutchinson": lambda: eigenthings_trace("hutchinson"),
-    "hessian-eigenthings Hutch++": lambda: eigenthings_trace("hutch++"),
-}
+# --------------------------------------------------------------------------------------------------- traces
 
 
-@dataclass(frozen=True)
-class Found:
-    """The products that the target takes, the error then, what is stated of it, and CPU seconds for one."""
+def trace_trial(name: str, truth: float, budget: int, seed: int) -> Trial:
+    library, estimator = TRACES[name]
+    products = Products(operator(library))
+    begun = clock()
+    value, stated = estimator(products, N, budget, seed)
+    seconds = clock() - begun
+    told = None if stated is None else stated / truth
+    return Trial(value / truth - 1, products.count, seconds, told)
 
-    products: int
-    error: float
-    stated: float | None
-    seconds: float
 
-
-def fewest(estimator: Estimator, truth: float, seeds: int) -> Found | None:
-    """The first power of two within the target."""
-    products = 16
-    while products <= LIMIT:
-        estimator(products, 0)
-        begun = time.process_time()
-        found = [estimator(products, seed) for seed in range(seeds)]
-        seconds = (time.process_time() - begun) / seeds
-        error = (sum((value / truth - 1) ** 2 for value, _ in found) / seeds) ** 0.5
-        if error <= TARGET:
-            stated = [one for _, one in found if one is not None]
-            told = (sum((one / truth) ** 2 for one in stated) / seeds) ** 0.5 if stated else None
-            return Found(products, error, told, seconds)
-        products *= 2
-    return None
+def trace_peak(name: str, budget: int) -> int:
+    return peak_growth(lambda: trace_trial(name, 1.0, budget, 0), lambda: trace_trial(name, 1.0, 12, 1))
 
 
 def trace_row(name: str, truth: float, seeds: int) -> list[str]:
-    try:
-        found = fewest(TRACES[name](), truth, seeds)
-    except ModuleNotFoundError as reason:
-        return [f"not installed ({reason.name})", "", "", "", ""]
-    except Exception as reason:  # a peer may fail in any way, and the table says so
-        return [f"fails ({type(reason).__name__}: {reason})"[:120], "", "", "", ""]
-    if found is None:
-        return [f"> {LIMIT}", "", "", "", ""]
-    index = str(list(TRACES).index(name))
-    memory = measured_in_child(
-        "benchmarks.curvature_peers", ["--memory", index, str(found.products)], timeout=600
-    )
+    trace_trial(name, truth, BUDGETS[0], 0)
+    found = fewest(partial(trace_trial, name, truth), BUDGETS, TRACE_ERROR, seeds)
     told = "nothing" if found.stated is None else f"{100 * found.stated:.1f} %"
-    peak = memory if isinstance(memory, str) else f"{memory / 2**20:.0f}"
-    return [str(found.products), f"{100 * found.error:.1f} %", told, figure(found.seconds), peak]
+    peak = mebibytes(measured_apart(trace_peak, name, found.size))
+    return [spent(found), f"{100 * found.error:.1f} %", told, figure(found.seconds), peak]
 
 
-def memory_of(index: int, products: int) -> int:
-    """Bytes by which one trace raises the peak, its operator made before."""
-    estimator = list(TRACES.values())[index]()
-    return peak_growth(lambda: estimator(products, 0), lambda: estimator(6, 1))
+def spent(found: Reached) -> str:
+    return f"{found.products}" if found.enough else f"{found.products}, not enough"
 
 
-EIGENVALUES = {
-    "**hvplib.eigsh**": hvplib_eigsh,
-    "SciPy eigsh (ARPACK)": arpack,
-    "hessian-eigenthings Lanczos, steps doubled until converged": eigenthings,
-    "hessian-eigenthings power iteration": power_iteration,
-    "PyHessian": pyhessian,
+def mebibytes(peak: int | str) -> str:
+    return peak if isinstance(peak, str) else f"{peak / 2**20:.1f}"
+
+
+# ---------------------------------------------------------------------------------------------- eigenvalues
+
+# (whose operator, solvers from the least work to the most).
+EIGENVALUES: dict[str, tuple[str, Sequence[Solver]]] = {
+    "**hvplib.eigsh**": ("hvplib", [hvplib_eigsh]),
+    "**hvplib.eigsh**, no search for missed members": (
+        "hvplib",
+        [partial(hvplib_eigsh, miss_probability=None)],
+    ),
+    "curvlinops, by SciPy's eigsh (ARPACK)": (
+        "curvlinops",
+        [partial(arpack, tolerance=tolerance) for tolerance in (1e-3, 1e-4, 1e-5, TOLERANCE)],
+    ),
+    "hessian-eigenthings Lanczos, steps doubled until converged": ("hessian-eigenthings", [eigenthings]),
+    "hessian-eigenthings Lanczos, as many steps as it takes, known in advance": (
+        "hessian-eigenthings",
+        [partial(eigenthings, steps=steps, reorthogonalize=True) for steps in range(2 * K, 60)],
+    ),
+    "hessian-eigenthings power iteration": (
+        "hessian-eigenthings",
+        [partial(power_iteration, tolerance=tolerance) for tolerance in (1e-6, 3e-7, 1e-7, 3e-8)],
+    ),
+    "PyHessian (power iteration)": (
+        "PyHessian",
+        # It divides by the norm and 1e-6, so that no tolerance makes residuals much smaller than that.
+        [partial(pyhessian, tolerance=tolerance, limit=1000) for tolerance in (1e-9, 1e-11, 1e-13)],
+    ),
 }
 
 
-def top_row(name: str, problem: EigenProblem) -> list[str]:
-    answer = run(EIGENVALUES[name], problem)
-    memory = measured_in_child(
-        "benchmarks.curvature_peers", ["--top-memory", str(list(EIGENVALUES).index(name))], timeout=600
+def accurate(answer: Answer) -> bool:
+    return not isinstance(answer.products, str) and answer.residual <= 1.01 * TOLERANCE
+
+
+def least_work(name: str, problem: EigenProblem, seeds: int) -> tuple[int, Answer]:
+    """Which solver is the first that is accurate for all seeds, or the last one, and its typical answer."""
+    library, solvers = EIGENVALUES[name]
+    for index, solver in enumerate(solvers):
+        last = index == len(solvers) - 1
+        answers: list[Answer] = []
+        while len(answers) < seeds and (last or all(map(accurate, answers))):
+            answers.append(run(solver, problem, len(answers), limit=EIGEN_LIMIT, product=operator(library)))
+        if last or all(map(accurate, answers)):
+            break
+    return index, _typical(answers)
+
+
+def _typical(answers: Sequence[Answer]) -> Answer:
+    """The one with the median of products, with the worst of what was reached and the median of seconds."""
+    for answer in answers:
+        if isinstance(answer.products, str):  # there is none
+            return answer
+    middle = sorted(answers, key=lambda answer: int(answer.products))[len(answers) // 2]
+    return replace(
+        middle,
+        residual=max(answer.residual for answer in answers),
+        found=min(answer.found for answer in answers),
+        seconds=statistics.median(answer.seconds for answer in answers),
     )
-    peak = memory if isinstance(memory, str) else f"{memory / 2**20:.0f}"
-    return [*eigen_row(problem, answer), peak]
 
 
-def top_memory(index: int) -> int:
-    """Bytes by which one solver raises the peak, the operator made before and its code loaded."""
-    # Not `digits_hessian`, whose dense matrix would have raised the peak before.
-    problem = EigenProblem("digits", digits_operator(), torch.ones(5, dtype=torch.float64), "LA", 20)
-    solver = list(EIGENVALUES.values())[index]
+def top_row(name: str, problem: EigenProblem, seeds: int) -> list[str]:
+    library, solvers = EIGENVALUES[name]
+    run(solvers[0], problem, product=operator(library))
+    index, answer = least_work(name, problem, seeds)
+    return [*eigen_row(problem, answer), mebibytes(measured_apart(top_peak, name, index))]
+
+
+def top_peak(name: str, index: int) -> int:
+    library, solvers = EIGENVALUES[name]
+    # Judged by nothing: the dense matrix would have raised what is resident.
+    problem = EigenProblem("digits", digits_operator(), torch.ones(K, dtype=torch.float64), "LA", 20)
+
+    def solve() -> object:
+        return solvers[index](problem, Products(operator(library)), 0)
+
+    return peak_growth(solve, solve)
+
+
+# ------------------------------------------------------------------------------------------------ densities
+
+DENSITIES = {
+    "**hvplib.spectral_density**": "hvplib",
+    "**hvplib.spectral_density**, outliers=10": "hvplib",
+    "curvlinops (Lanczos alone)": "curvlinops",
+    "hessian-eigenthings": "hessian-eigenthings",
+    "PyHessian, given the torch.eig that it needs": "PyHessian",
+}
+
+
+def density_trial(name: str, spectrum: Tensor, probes: int, seed: int) -> Trial:
+    contender, _ = CONTENDERS[name]
+    products = Products(operator(DENSITIES[name]))
+    begun = clock()
+    found = contender(products, N, seed, probes, STEPS)
+    seconds = clock() - begun
+    return Trial(area(found, spectrum), products.count, seconds)
+
+
+def density_peak(name: str, probes: int) -> int:
+    spectrum = torch.linspace(0, 1, N, dtype=torch.float64)
     return peak_growth(
-        lambda: run(solver, problem), lambda: problem.operator._product(torch.ones(problem.n, 1).double())
+        lambda: density_trial(name, spectrum, probes, 0), lambda: density_trial(name, spectrum, 1, 1)
     )
+
+
+def density_row(name: str, spectrum: Tensor, seeds: int) -> list[str]:
+    density_trial(name, spectrum, 1, 0)
+    found = fewest(partial(density_trial, name, spectrum), PROBES, AREA, seeds)
+    peak = mebibytes(measured_apart(density_peak, name, found.size))
+    return [spent(found), str(found.size), f"{found.error:.1e}", figure(found.seconds), peak]
+
+
+# ---------------------------------------------------------------------------------------------------- table
+
+
+def rows(row: Callable[..., list[str]], names: Iterable[str], *rest: object) -> dict[str, list[str]]:
+    """A row for each name; a peer may be absent or fail in any way, and the table says so."""
+    found = {}
+    for name in names:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        try:
+            found[name] = row(name, *rest)
+        except ModuleNotFoundError as reason:
+            found[name] = [f"not installed ({reason.name})"]
+        except Exception as reason:
+            found[name] = [f"fails ({type(reason).__name__}: {reason})".splitlines()[0][:120]]
+    return found
 
 
 def main() -> None:
     """Run the comparison and print it."""
     parser = arguments(__doc__)
-    parser.add_argument("--seeds", type=int, help="of traces (default: 30, 3 with --quick)")
-    parser.add_argument("--memory", nargs=2, type=int, help="for the script itself")
-    parser.add_argument("--top-memory", type=int, help="for the script itself")
+    parser.add_argument("--seeds", type=int, help="of traces (default: 60, 12 with --quick)")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    warnings.simplefilter("ignore")  # the peers' own
-    if options.memory:
-        print(memory_of(*options.memory))
-        sys.exit()
-    if options.top_memory is not None:
-        print(top_memory(options.top_memory))
-        sys.exit()
-    seeds = options.seeds or (3 if options.quick else 30)
-    truth = float(digits_spectrum().sum())
+    prepare(options)
+    take_cpu_time()
+    traces = options.seeds or (12 if options.quick else 60)
+    eigen, density = (1, 4) if options.quick else (5, 12)
+    H = digits_operator().to_dense()
+    spectrum = digits_spectrum()
+    problem = EigenProblem("digits", Matrix(H, symmetric=True), spectrum[-K:], "LA", 20)
     with limited(options.threads):
-        traces = {name: trace_row(name, truth, seeds) for name in TRACES}
-        problem = digits_hessian(5, "LA", 20)
-        top = {name: top_row(name, problem) for name in EIGENVALUES}
-        take_cpu_time()
-        spectrum = digits_spectrum()
-        densities = {name: to_an_area(name, spectrum, AREA, min(seeds, 11)) for name in CONTENDERS}
-    columns = ("products", "true error", "stated error", "CPU seconds", "peak MiB")
-    eigen_columns = ("products", "of which", "largest true residual", "reached 1e-6", "found", "seconds")
-    eigen_columns += ("peak MiB",)
+        sections = {
+            "A product, by the operator of each": table(
+                "",
+                ("error", "CPU milliseconds", "of a block of 16, a vector"),
+                rows(product_row, OPERATORS, H),
+            ),
+            f"Trace, to {100 * TRACE_ERROR:.0f} % in the root mean square of {traces} seeds, with at most "
+            f"{BUDGETS[-1]} products": table(
+                "",
+                ("products", "true error", "stated error", "CPU seconds", "peak MiB"),
+                rows(trace_row, TRACES, float(spectrum.sum()), traces),
+            ),
+            f"Top five eigenvalues, to a relative true residual of 1e-6 for each of {eigen} seeds": table(
+                "",
+                EIGEN_COLUMNS,
+                rows(top_row, EIGENVALUES, problem, eigen),
+            ),
+            f"Spectral density, {STEPS} steps from each random vector, to an area of {AREA:g} between the "
+            f"distributions in the root mean square of {density} seeds": table(
+                "",
+                ("products", "random vectors", "area", "CPU seconds", "peak MiB"),
+                rows(density_row, DENSITIES, spectrum, density),
+            ),
+        }
     publish(
         "curvature-peers",
         "Trace, top five eigenvalues and spectral density of the Hessian of a network on digits",
-        {
-            f"Trace, to {100 * TARGET:.0f} % in the root mean square of {seeds} seeds": table(
-                "", columns, traces
-            ),
-            "Top five eigenvalues, to a relative true residual of 1e-6": table("", eigen_columns, top),
-            f"Spectral density, {STEPS} steps from each random vector, to an area of {AREA:g} between the "
-            f"distributions in the root mean square of {min(seeds, 11)} seeds": table(
-                "", AREA_COLUMNS, densities
-            ),
-        },
+        sections,
         packages=("curvlinops-for-pytorch", "hessian-eigenthings", "pyhessian", "scipy"),
         save=options.save,
         dtype="float64",

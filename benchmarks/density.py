@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
 from benchmarks.eigenproblems import digits_operator, digits_spectrum
 from benchmarks.eigensolvers import Products
-from benchmarks.memory import measured_in_child, peak_growth
-from benchmarks.tables import arguments, figure, limited, publish, table
+from benchmarks.peers import curvlinops_of, eigenthings_of, in_float64, pyhessian_of
+from benchmarks.tables import arguments, figure, limited, prepare, publish, table
 from benchmarks.timing import clock, take_cpu_time
 from hvplib import FunctionOperator, spectral_density
 
@@ -67,10 +65,8 @@ def ours(reorthogonalize: bool, outliers: int | None = None) -> Contender:
 
 def eigenthings(products: Products, n: int, seed: int, probes: int, steps: int) -> Masses:
     from hessian_eigenthings.algorithms.spectral_density import spectral_density as theirs
-    from hessian_eigenthings.operators import LambdaOperator
 
-    A = LambdaOperator(products.vector, n, dtype=F64)
-    found = theirs(A, num_runs=probes, lanczos_steps=steps, seed=1000 * seed)
+    found = theirs(eigenthings_of(products, n), num_runs=probes, lanczos_steps=steps, seed=1000 * seed)
     return Masses(found.raw_eigenvalues.reshape(-1), found.raw_weights.reshape(-1) / probes, "none")
 
 
@@ -78,11 +74,7 @@ def curvlinops(products: Products, n: int, seed: int, probes: int, steps: int) -
     """Its Lanczos iteration alone: the boundaries that it looks for before cost more products."""
     from curvlinops.papyan2020traces.spectrum import fast_lanczos
 
-    class Known(SimpleNamespace):
-        def __matmul__(self, v: Tensor) -> Tensor:
-            return products.vector(v)
-
-    A = Known(shape=(n, n), dtype=F64, device=torch.device("cpu"))
+    A = curvlinops_of(products, n)
     torch.manual_seed(seed)
     runs = [fast_lanczos(A, steps) for _ in range(probes)]
     nodes = torch.cat([torch.as_tensor(values) for values, _ in runs])
@@ -106,20 +98,9 @@ def _eig() -> Iterator[None]:
 
 
 def pyhessian(products: Products, n: int, seed: int, probes: int, steps: int) -> Masses:
-    from pyhessian import hessian
-
-    class Known(hessian):  # type: ignore[misc, valid-type]
-        def __init__(self) -> None:
-            self.model, self.device, self.full_dataset = torch.nn.Module(), "cpu", True
-            self.params = [torch.zeros(n, dtype=F64)]
-
-        def dataloader_hv_product(self, v: list[Tensor]) -> tuple[float, list[Tensor]]:
-            product = products.vector(v[0])
-            return float(product @ v[0]), [product]
-
     torch.manual_seed(seed)
-    with _eig():
-        nodes, weights = Known().density(iter=steps, n_v=probes)
+    with _eig(), in_float64():
+        nodes, weights = pyhessian_of(products, n).density(iter=steps, n_v=probes)
     return Masses(torch.tensor(nodes).reshape(-1), torch.tensor(weights).reshape(-1) / probes, "none")
 
 
@@ -180,64 +161,15 @@ def row(contender: Contender, kept: str, spectrum: Tensor, seeds: int) -> list[s
     ]
 
 
-def to_an_area(name: str, spectrum: Tensor, target: float, seeds: int) -> list[str]:
-    """Products, vectors, seconds and memory with which the root mean square of the areas is within a target.
-
-    Random vectors in powers of two, `STEPS` steps each.
-    """
-    contender, _ = CONTENDERS[name]
-    for probes in (1, 2, 4, 8, 16, 32):
-        areas, seconds, spent = [], [], 0
-        for seed in range(seeds):
-            products = Products(digits_operator()._product)
-            begun = clock()
-            try:
-                found = contender(products, len(spectrum), seed, probes, STEPS)
-            except (AttributeError, ModuleNotFoundError, RuntimeError) as error:
-                return [f"fails: {str(error).splitlines()[0][:60]}", "", "", "", ""]
-            seconds.append(clock() - begun)
-            areas.append(area(found, spectrum) ** 2)
-            spent = products.count
-        error = statistics.mean(areas) ** 0.5
-        if error <= target:
-            index = str(list(CONTENDERS).index(name))
-            memory = measured_in_child("benchmarks.density", ["--memory", index, str(probes)], timeout=600)
-            peak = memory if isinstance(memory, str) else f"{memory / 2**20:.0f}"
-            return [str(spent), str(probes), f"{error:.1e}", figure(statistics.median(seconds)), peak]
-    return [f"> {spent}", "> 32", f"{error:.1e}", "", ""]
-
-
-AREA = 5e-4
-AREA_COLUMNS = ("products", "random vectors", "area between distributions", "CPU seconds", "peak MiB")
-
-
-def memory_of(index: int, probes: int) -> int:
-    """Bytes by which one density raises the peak, the operator made before."""
-    contender, _ = list(CONTENDERS.values())[index]
-    product = digits_operator()._product
-    n = digits_operator().shape[0]
-    return peak_growth(
-        lambda: contender(Products(product), n, 0, probes, STEPS),
-        lambda: contender(Products(product), n, 1, 1, 3),
-    )
-
-
 def main() -> None:
     """Run the comparison and print it."""
-    parser = arguments(__doc__)
-    parser.add_argument("--memory", nargs=2, type=int, help="for the script itself")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    warnings.simplefilter("ignore")  # the peers' own
-    if options.memory:
-        print(memory_of(*options.memory))
-        return
+    options = arguments(__doc__).parse_args()
+    prepare(options)
     take_cpu_time()
     seeds = 3 if options.quick else 11
     with limited(options.threads):
         spectrum = digits_spectrum()
         rows = {name: row(run, kept, spectrum, seeds) for name, (run, kept) in CONTENDERS.items()}
-        equal = {name: to_an_area(name, spectrum, AREA, seeds) for name in CONTENDERS}
     columns = (
         "products",
         "ms of the processor outside them",
@@ -252,10 +184,7 @@ def main() -> None:
         {
             f"{PROBES} random vectors, {STEPS} Lanczos steps each; medians over {seeds} seeds": table(
                 "", columns, rows
-            ),
-            f"To an area of {AREA:g}, {STEPS} steps each, in the root mean square of {seeds} seeds": table(
-                "", AREA_COLUMNS, equal
-            ),
+            )
         },
         packages=PACKAGES,
         save=options.save,

@@ -5,9 +5,8 @@ Each takes a problem, products with it and a seed, and returns eigenvalues (k,) 
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from benchmarks.contest import Absent
 from benchmarks.eigenproblems import EigenProblem, residuals, start
+from benchmarks.peers import Product, eigenthings_of, in_float64, pyhessian_of
 from benchmarks.timing import clock
 
 __all__ = [
@@ -105,9 +105,16 @@ class Answer:
     purposes: dict[str, int] = field(default_factory=dict)
 
 
-def run(solver: Solver, problem: EigenProblem, seed: int = 0, *, limit: int = 100_000) -> Answer:
-    """Solve once, and judge what came of it."""
-    products = Products(problem.operator._product, limit)
+def run(
+    solver: Solver,
+    problem: EigenProblem,
+    seed: int = 0,
+    *,
+    limit: int = 100_000,
+    product: Product | None = None,
+) -> Answer:
+    """Solve once, by the problem's product or another, and judge what came of it by the problem's."""
+    products = Products(product or problem.operator._product, limit)
     torch.manual_seed(seed)  # PyHessian draws from the global generator
     begun = clock()
     try:
@@ -219,9 +226,8 @@ def eigenthings(
 ) -> Pairs:
     """Its Lanczos with `steps`; by default 2k of them, and twice as many until it says converged."""
     from hessian_eigenthings.algorithms import lanczos
-    from hessian_eigenthings.operators import LambdaOperator
 
-    A = LambdaOperator(products.vector, problem.n, dtype=F64)
+    A = eigenthings_of(products, problem.n)
     if problem.which == "LM":
         asked = [("LM", problem.k)]
     else:
@@ -247,13 +253,14 @@ def eigenthings(
     return torch.cat(values), torch.cat(vectors, dim=1)
 
 
-def power_iteration(problem: EigenProblem, products: Products, seed: int) -> Pairs:
+def power_iteration(
+    problem: EigenProblem, products: Products, seed: int, *, tolerance: float = TOLERANCE
+) -> Pairs:
     """Its deflated power iteration, which knows the largest magnitudes only."""
     from hessian_eigenthings.algorithms import deflated_power_iteration
-    from hessian_eigenthings.operators import LambdaOperator
 
-    A = LambdaOperator(products.vector, problem.n, dtype=F64)
-    result = deflated_power_iteration(A, k=problem.k, max_iter=1000, tol=TOLERANCE, seed=seed)
+    A = eigenthings_of(products, problem.n)
+    result = deflated_power_iteration(A, k=problem.k, max_iter=1000, tol=tolerance, seed=seed)
     return result.eigenvalues, result.eigenvectors.mT
 
 
@@ -261,36 +268,12 @@ def pyhessian(
     problem: EigenProblem, products: Products, seed: int, *, tolerance: float = 1e-3, limit: int = 100
 ) -> Pairs:
     """Its power iteration, which knows the largest magnitudes only."""
-    from pyhessian import hessian
-
     if problem.which in ("BE", "SA"):
         raise Absent("cannot")
-
-    class Known(hessian):  # type: ignore[misc, valid-type]
-        """Its algorithm on products that are given, not on a model."""
-
-        def __init__(self) -> None:
-            self.model, self.device, self.full_dataset = torch.nn.Module(), "cpu", True
-            self.params = [torch.zeros(problem.n, dtype=F64)]
-
-        def dataloader_hv_product(self, v: list[Tensor]) -> tuple[float, list[Tensor]]:
-            product = products.vector(v[0])
-            return float(product @ v[0]), [product]
-
+    solver = pyhessian_of(products, problem.n)
     with in_float64():
-        values, vectors = Known().eigenvalues(maxIter=limit, tol=tolerance, top_n=problem.k)
+        values, vectors = solver.eigenvalues(maxIter=limit, tol=tolerance, top_n=problem.k)
     return torch.tensor(values, dtype=F64), torch.stack([v[0] for v in vectors]).mT
-
-
-@contextlib.contextmanager
-def in_float64() -> Iterator[None]:
-    """Let what draws numbers of no stated dtype draw float64."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(F64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def ends(problem: EigenProblem, name: str) -> list[tuple[bool, int]]:
