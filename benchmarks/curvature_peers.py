@@ -12,45 +12,42 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from benchmarks.density import CONTENDERS, STEPS, area
+from benchmarks.curvature_trials import (
+    DENSITIES,
+    EIGENVALUES,
+    TRACES,
+    K,
+    N,
+    density_peak,
+    density_trial,
+    operator,
+    top_peak,
+    trace_peak,
+    trace_trial,
+)
+from benchmarks.density import STEPS
 from benchmarks.digits_eigen import row as eigen_row
 from benchmarks.eigenproblems import EigenProblem, digits_operator, digits_spectrum
-from benchmarks.eigensolvers import (
-    TOLERANCE,
-    Answer,
-    Products,
-    Solver,
-    arpack,
-    eigenthings,
-    hvplib_eigsh,
-    power_iteration,
-    pyhessian,
-    run,
-)
-from benchmarks.equal_accuracy import Reached, Trial, fewest
-from benchmarks.memory import measured_apart, peak_growth
+from benchmarks.eigensolvers import TOLERANCE, Answer, run
+from benchmarks.equal_accuracy import Reached, fewest
+from benchmarks.memory import measured_apart
 from benchmarks.peers import OPERATORS
 from benchmarks.tables import arguments, figure, limited, prepare, publish, table
 from benchmarks.timing import clock, take_cpu_time
-from benchmarks.traces import TRACES
 from hvplib import Matrix
 
-N, K = 1510, 5
 TRACE_ERROR, AREA = 0.02, 6e-4
-# Hutch++ wants multiples of three, XTrace of two; neighbours are some √2 apart.
-BUDGETS = tuple(6 * i for i in (2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181))
+# Hutch++ wants multiples of three, XTrace of two.
+BUDGETS = tuple(6 * i for i in (2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 40, 48, 56, 64, 91, 128, 181))
 PROBES = (1, 2, 3, 4, 6, 8, 11, 16)
 EIGEN_LIMIT = 5000
 EIGEN_COLUMNS = ("products", "of which", "largest true residual", "reached 1e-6", "found", "CPU seconds")
 EIGEN_COLUMNS += ("peak MiB",)
-
-operator = cache(lambda library: OPERATORS[library]())
-
 
 # ------------------------------------------------------------------------------------------------- products
 
@@ -76,20 +73,6 @@ def _milliseconds(call: Callable[[], object]) -> float:
 # --------------------------------------------------------------------------------------------------- traces
 
 
-def trace_trial(name: str, truth: float, budget: int, seed: int) -> Trial:
-    library, estimator = TRACES[name]
-    products = Products(operator(library))
-    begun = clock()
-    value, stated = estimator(products, N, budget, seed)
-    seconds = clock() - begun
-    told = None if stated is None else stated / truth
-    return Trial(value / truth - 1, products.count, seconds, told)
-
-
-def trace_peak(name: str, budget: int) -> int:
-    return peak_growth(lambda: trace_trial(name, 1.0, budget, 0), lambda: trace_trial(name, 1.0, 12, 1))
-
-
 def trace_row(name: str, truth: float, seeds: int) -> list[str]:
     trace_trial(name, truth, BUDGETS[0], 0)
     found = fewest(partial(trace_trial, name, truth), BUDGETS, TRACE_ERROR, seeds)
@@ -107,33 +90,6 @@ def mebibytes(peak: int | str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- eigenvalues
-
-# (whose operator, solvers from the least work to the most).
-EIGENVALUES: dict[str, tuple[str, Sequence[Solver]]] = {
-    "**hvplib.eigsh**": ("hvplib", [hvplib_eigsh]),
-    "**hvplib.eigsh**, no search for missed members": (
-        "hvplib",
-        [partial(hvplib_eigsh, miss_probability=None)],
-    ),
-    "curvlinops, by SciPy's eigsh (ARPACK)": (
-        "curvlinops",
-        [partial(arpack, tolerance=tolerance) for tolerance in (1e-3, 1e-4, 1e-5, TOLERANCE)],
-    ),
-    "hessian-eigenthings Lanczos, steps doubled until converged": ("hessian-eigenthings", [eigenthings]),
-    "hessian-eigenthings Lanczos, as many steps as it takes, known in advance": (
-        "hessian-eigenthings",
-        [partial(eigenthings, steps=steps, reorthogonalize=True) for steps in range(2 * K, 60)],
-    ),
-    "hessian-eigenthings power iteration": (
-        "hessian-eigenthings",
-        [partial(power_iteration, tolerance=tolerance) for tolerance in (1e-6, 3e-7, 1e-7, 3e-8)],
-    ),
-    "PyHessian (power iteration)": (
-        "PyHessian",
-        # It divides by the norm and 1e-6, so that no tolerance makes residuals much smaller than that.
-        [partial(pyhessian, tolerance=tolerance, limit=1000) for tolerance in (1e-9, 1e-11, 1e-13)],
-    ),
-}
 
 
 def accurate(answer: Answer) -> bool:
@@ -174,42 +130,7 @@ def top_row(name: str, problem: EigenProblem, seeds: int) -> list[str]:
     return [*eigen_row(problem, answer), mebibytes(measured_apart(top_peak, name, index))]
 
 
-def top_peak(name: str, index: int) -> int:
-    library, solvers = EIGENVALUES[name]
-    # Judged by nothing: the dense matrix would have raised what is resident.
-    problem = EigenProblem("digits", digits_operator(), torch.ones(K, dtype=torch.float64), "LA", 20)
-
-    def solve() -> object:
-        return solvers[index](problem, Products(operator(library)), 0)
-
-    return peak_growth(solve, solve)
-
-
 # ------------------------------------------------------------------------------------------------ densities
-
-DENSITIES = {
-    "**hvplib.spectral_density**": "hvplib",
-    "**hvplib.spectral_density**, outliers=10": "hvplib",
-    "curvlinops (Lanczos alone)": "curvlinops",
-    "hessian-eigenthings": "hessian-eigenthings",
-    "PyHessian, given the torch.eig that it needs": "PyHessian",
-}
-
-
-def density_trial(name: str, spectrum: Tensor, probes: int, seed: int) -> Trial:
-    contender, _ = CONTENDERS[name]
-    products = Products(operator(DENSITIES[name]))
-    begun = clock()
-    found = contender(products, N, seed, probes, STEPS)
-    seconds = clock() - begun
-    return Trial(area(found, spectrum), products.count, seconds)
-
-
-def density_peak(name: str, probes: int) -> int:
-    spectrum = torch.linspace(0, 1, N, dtype=torch.float64)
-    return peak_growth(
-        lambda: density_trial(name, spectrum, probes, 0), lambda: density_trial(name, spectrum, 1, 1)
-    )
 
 
 def density_row(name: str, spectrum: Tensor, seeds: int) -> list[str]:
