@@ -34,14 +34,26 @@ class _Claim:
     Attributes:
         name: In the file's name, between the date and the device.
         sections: How many of its sections the page shows, the first ones; None for all.
+        picture: Its file in `docs/images`, shown below what the results open with; "" for none.
+        shows: What can be seen there, for those who cannot.
     """
 
     name: str
     sections: int | None = None
+    picture: str = ""
+    shows: str = ""
 
+
+_SCALING = _Claim(
+    "scaling",
+    picture="scaling.png",
+    shows="Cost of a product in gradients, against the number of unknowns, where it rises to little more "
+    "than one gradient, against the number of vectors at once, where it falls, and against the number of "
+    "mini-batches, where it hardly changes",
+)
 
 _CHAPTERS: dict[str, list[str | _Claim]] = {
-    "Products": ["product", "widths", "batches", "scaling", "setup"],
+    "Products": ["product", "widths", "batches", _SCALING, "setup"],
     "Dense Hessians": ["dense"],
     "Eigenvalues and linear systems": [
         "eigen",
@@ -92,7 +104,8 @@ def _shown(path: Path, claim: _Claim) -> str:
     heading, _, rest = title.partition("\n")
     if date not in heading:
         heading = f"{heading}, {date}"
-    text = "\n".join([heading, rest.rstrip(), "", *(section.rstrip() + "\n" for section in shown)])
+    picture = [f"![{claim.shows}](images/{claim.picture})", ""] if claim.picture else []
+    text = "\n".join([heading, rest.rstrip(), "", *picture, *(section.rstrip() + "\n" for section in shown)])
     if len(shown) < len(sections):
         text += f"\n{len(sections) - len(shown)} more tables are in `benchmarks/results/{path.name}`.\n"
     return re.sub(r"^(#+ )", r"##\1", text, flags=re.MULTILINE)

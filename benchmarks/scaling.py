@@ -27,6 +27,7 @@ WIDTHS = (8, 32, 128, 512)
 VECTORS = (1, 4, 16, 64, 256)
 BATCHES = (1, 4, 16, 64)
 EXAMPLES = 4096
+TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 Calls = Mapping[str, Callable[[], object]]
 Curves = dict[str, dict[int, float]]
@@ -95,23 +96,38 @@ def rows(curves: Curves, corner: str) -> str:
 
 
 def draw(panels: Mapping[str, Curves], path: Path) -> None:
-    """Draw the curves, one panel for each kind of size."""
-    import matplotlib
+    """Draw the curves, one panel for each kind of size; in grey, told apart by lines and marks.
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
 
-    figure_, all_axes = plt.subplots(1, len(panels), figsize=(11, 3.4), constrained_layout=True)
+        matplotlib.use("Agg")
+        from matplotlib import pyplot as plt
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("--plot needs matplotlib: pip install matplotlib") from error
+    figure_, all_axes = plt.subplots(1, len(panels), figsize=(11, 3.6), sharey=True, layout="constrained")
     styles = ["o-", "s--"]
     for axes, (label, curves) in zip(all_axes, panels.items(), strict=True):
+        axes.axhline(1, color="0.5", linewidth=1)
         for style, (name, curve) in zip(styles, curves.items(), strict=False):
             axes.loglog(
                 list(curve), list(curve.values()), style, color="0.1", markerfacecolor="white", label=name
             )
+        sizes = list(next(iter(curves.values())))
+        axes.set_xticks(sizes, [f"{size:,}".replace(",", " ") for size in sizes])
+        axes.minorticks_off()
         axes.set_xlabel(label)
-        axes.grid(True, which="both", color="0.9")
-        axes.legend(frameon=False)
+        axes.grid(True, color="0.9")
+        axes.set_axisbelow(True)
+        axes.legend(frameon=False, loc="lower right" if label == "unknowns" else "lower left")
+    values = [value for curves in panels.values() for curve in curves.values() for value in curve.values()]
+    ticks = [tick for tick in TICKS if min(values) / 2.5 < tick < 2.5 * max(values)]
+    all_axes[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     all_axes[0].set_ylabel("gradients a vector")
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure_.savefig(path, dpi=120)
     plt.close(figure_)
 

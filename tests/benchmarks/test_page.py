@@ -38,3 +38,19 @@ def test_newest_and_first_sections(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "### Other device, 2026-01-01" in text
     assert "### B, 2026-01-03\n" in text and "Two" not in text
     assert "1 more tables are in `benchmarks/results/2026-01-03-b-cpu.md`" in text
+
+
+def test_a_picture_stands_before_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = module._Claim("a", picture="a.png", shows="a curve")
+    monkeypatch.setattr(module, "_RESULTS", tmp_path)
+    monkeypatch.setattr(module, "_CHAPTERS", {"Chapter": [claim]})
+    (tmp_path / "2026-01-02-a-cpu.md").write_text("# New\n\ntext\n\n## One\n\n1\n")
+    assert "text\n\n![a curve](images/a.png)\n\n#### One\n" in page()
+
+
+def test_pictures_are_there() -> None:
+    entries = [entry for chapter in module._CHAPTERS.values() for entry in chapter]
+    pictures = [entry.picture for entry in entries if isinstance(entry, module._Claim) and entry.picture]
+    assert pictures
+    for picture in pictures:
+        assert (PAGE.parent / "images" / picture).is_file(), f"docs/images/{picture} is missing"
