@@ -157,43 +157,43 @@ def rows(row: Callable[..., list[str]], names: Iterable[str], *rest: object) -> 
     return found
 
 
+PARTS = ("products", "traces", "top", "densities")
+
+
+def section(part: str, quick: bool, seeds: int) -> tuple[str, str]:
+    """Heading and table of one part; `seeds` are those of traces."""
+    H, spectrum = digits_operator().to_dense(), digits_spectrum()
+    if part == "products":
+        columns = ("error", "CPU milliseconds", "of a block of 16, a vector")
+        return "A product, by the operator of each", table("", columns, rows(product_row, OPERATORS, H))
+    if part == "traces":
+        heading = f"Trace, to {100 * TRACE_ERROR:.0f} % in the root mean square of {seeds} seeds, "
+        heading += f"with at most {BUDGETS[-1]} products"
+        columns = ("products", "true error", "stated error", "CPU seconds", "peak MiB")
+        return heading, table("", columns, rows(trace_row, TRACES, float(spectrum.sum()), seeds))
+    if part == "top":
+        seeds = 1 if quick else 5
+        heading = f"Top five eigenvalues, to a relative true residual of 1e-6 for each of {seeds} seeds"
+        problem = EigenProblem("digits", Matrix(H, symmetric=True), spectrum[-K:], "LA", 20)
+        return heading, table("", EIGEN_COLUMNS, rows(top_row, EIGENVALUES, problem, seeds))
+    seeds = 4 if quick else 12
+    heading = f"Spectral density, {STEPS} steps from each random vector, to an area of {AREA:g} between the "
+    heading += f"distributions in the root mean square of {seeds} seeds"
+    columns = ("products", "random vectors", "area", "CPU seconds", "peak MiB")
+    return heading, table("", columns, rows(density_row, DENSITIES, spectrum, seeds))
+
+
 def main() -> None:
     """Run the comparison and print it."""
     parser = arguments(__doc__)
     parser.add_argument("--seeds", type=int, help="of traces (default: 60, 12 with --quick)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="some of the tables only")
     options = parser.parse_args()
     prepare(options)
     take_cpu_time()
-    traces = options.seeds or (12 if options.quick else 60)
-    eigen, density = (1, 4) if options.quick else (5, 12)
-    H = digits_operator().to_dense()
-    spectrum = digits_spectrum()
-    problem = EigenProblem("digits", Matrix(H, symmetric=True), spectrum[-K:], "LA", 20)
+    seeds = options.seeds or (12 if options.quick else 60)
     with limited(options.threads):
-        sections = {
-            "A product, by the operator of each": table(
-                "",
-                ("error", "CPU milliseconds", "of a block of 16, a vector"),
-                rows(product_row, OPERATORS, H),
-            ),
-            f"Trace, to {100 * TRACE_ERROR:.0f} % in the root mean square of {traces} seeds, with at most "
-            f"{BUDGETS[-1]} products": table(
-                "",
-                ("products", "true error", "stated error", "CPU seconds", "peak MiB"),
-                rows(trace_row, TRACES, float(spectrum.sum()), traces),
-            ),
-            f"Top five eigenvalues, to a relative true residual of 1e-6 for each of {eigen} seeds": table(
-                "",
-                EIGEN_COLUMNS,
-                rows(top_row, EIGENVALUES, problem, eigen),
-            ),
-            f"Spectral density, {STEPS} steps from each random vector, to an area of {AREA:g} between the "
-            f"distributions in the root mean square of {density} seeds": table(
-                "",
-                ("products", "random vectors", "area", "CPU seconds", "peak MiB"),
-                rows(density_row, DENSITIES, spectrum, density),
-            ),
-        }
+        sections = dict(section(part, options.quick, seeds) for part in options.parts)
     publish(
         "curvature-peers",
         "Trace, top five eigenvalues and spectral density of the Hessian of a network on digits",
