@@ -29,7 +29,7 @@ def test_bare_engines_are_called_with_the_same_vectors_at_some_of_the_points() -
 
 
 def test_the_solver_gets_its_own_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = CLASSICAL["BEALE"]()
+    problem = CLASSICAL["OSBORNEA"]()  # of up to four unknowns no block is multiplied
     seen: list[tuple[Tensor, Tensor]] = []
 
     class Noted(Beside):
@@ -40,7 +40,7 @@ def test_the_solver_gets_its_own_product(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(solver_overhead, "Beside", Noted)
     beside(problem, "auto", 1)
-    assert {product.shape[1] for product, _ in seen} >= {1, 2}
+    assert {product.shape[1] for product, _ in seen} >= {1, 5}
     for product, right in seen:
         torch.testing.assert_close(product, right, rtol=1e-12, atol=1e-12)
 
