@@ -383,9 +383,14 @@ class Factorization:
 
     def _elsewhere(self, W: Tensor, count: int) -> Tensor:
         """A unit vector orthogonal to the first `count` columns."""
-        for _ in range(2):  # a random vector may lie close to their span when they span almost all there is
+        for _ in range(2):
+            before = self.inner.columns(W, W)
             project_out(W, self.basis, count, self.inner)
-            W = W / self.inner.columns(W, W).sqrt()
+            left = self.inner.columns(W, W)
+            W = W / left.sqrt()
+            # Where they span almost all there is, a random vector may lie close to their span.
+            if float(left / before) > 0.5:
+                break
         return W
 
 

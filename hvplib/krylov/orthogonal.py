@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -71,6 +72,8 @@ def orthonormalize(W: Tensor, inner: Inner, tiny: float) -> Orthonormal:
         tiny: Length below which a combination of columns counts as zero.
     """
     k = W.shape[1]
+    if k == 1:
+        return _normalized(W, inner, tiny)
     B = torch.eye(k, dtype=torch.float64)
     # A Gram matrix squares the lengths: it can tell independent columns only down to √eps of the longest.
     # What seems shorter is taken to be so long, and goes through once more on its own scale.
@@ -90,6 +93,15 @@ def orthonormalize(W: Tensor, inner: Inner, tiny: float) -> Orthonormal:
         if float(squares[0]) > 0.5:  # well apart: so this pass left them orthonormal
             break
     return Orthonormal(W, B)
+
+
+def _normalized(W: Tensor, inner: Inner, tiny: float) -> Orthonormal:
+    """W = Q B of a single column, which is dropped where it is not longer than `tiny`."""
+    square = float(inner(W, W))
+    if not square > 0 or not math.sqrt(square) > tiny:
+        return Orthonormal(W[:, :0], torch.zeros(0, 1, dtype=torch.float64))
+    length = math.sqrt(square)
+    return Orthonormal(W / length, torch.tensor([[length]], dtype=torch.float64))
 
 
 def _without_short(W: Tensor, B: Tensor, tiny: float) -> tuple[Tensor, Tensor]:

@@ -188,6 +188,19 @@ def test_invariant_subspaces_are_left_at_random(width: int) -> None:
     torch.testing.assert_close(F.ritz().values, torch.ones(10, dtype=F64))
 
 
+def test_a_random_vector_close_to_the_span_still_leads_out_of_it() -> None:
+    A = torch.eye(10, dtype=F64)
+    F = started(10, 1, capacity=10)
+    random = seeded(10)
+
+    def close(k: int) -> Tensor:
+        inside = F.basis[: F.count + 1] if F.count else F.basis[:1]
+        return inside @ torch.ones(inside.shape[1], k, dtype=F64) + 1e-12 * random(k)
+
+    check(run(F, A, random=close), A, tol=1e-14)
+    assert F.count == 10
+
+
 def test_breakdown_of_some_columns_of_a_block() -> None:
     # One column of the start is an eigenvector: it brings nothing new, the other goes on alone.
     A = symmetric(30, F64)
