@@ -6,10 +6,9 @@ multiply by the same product; its number is what is compared, at the largest tru
 
 from __future__ import annotations
 
-import warnings
+import statistics
+from dataclasses import replace
 from functools import partial
-
-import torch
 
 from benchmarks.eigen import PACKAGES, fewest
 from benchmarks.eigenproblems import EigenProblem, digits_hessian
@@ -24,7 +23,7 @@ from benchmarks.eigensolvers import (
     pyhessian,
     run,
 )
-from benchmarks.tables import arguments, figure, limited, publish, table
+from benchmarks.tables import arguments, figure, limited, prepare, publish, table
 
 SOLVERS: dict[str, Solver] = {
     "**hvplib.eigsh**": hvplib_eigsh,
@@ -51,24 +50,32 @@ def row(problem: EigenProblem, answer: Answer) -> list[str]:
     return [str(answer.products), purposes, f"{answer.residual:.0e}", reached, found, figure(answer.seconds)]
 
 
+def timed(solver: Solver, problem: EigenProblem) -> Answer:
+    """One answer, with the median of the seconds of three others, made when all is loaded."""
+    first, *others = [run(solver, problem, limit=20_000) for _ in range(4)]
+    return replace(first, seconds=statistics.median(other.seconds for other in others))
+
+
 def known_in_advance(problem: EigenProblem) -> tuple[int, Answer]:
     """Return the fewest steps with which Lanczos without a restart reaches the target, and what they give."""
     for steps in range(2 * problem.k, problem.n):
-        answer = run(partial(eigenthings, steps=steps, reorthogonalize=True), problem)
-        if isinstance(answer.products, str) or answer.residual <= TOLERANCE:
+        solver = partial(eigenthings, steps=steps, reorthogonalize=True)
+        answer = run(solver, problem)
+        if isinstance(answer.products, str):
             return steps, answer
+        if answer.residual <= TOLERANCE:
+            return steps, timed(solver, problem)
     raise AssertionError("n steps find everything")
 
 
 def main() -> None:
     """Run the comparison and print it."""
     options = arguments(__doc__).parse_args()
-    torch.set_num_threads(options.threads)
-    warnings.simplefilter("ignore")  # the peers' own
+    prepare(options)
     problem = digits_hessian()
     chosen = {name: s for name, s in SOLVERS.items() if not options.quick or "maxIter" not in name}
     with limited(options.threads):
-        answers = {name: run(solver, problem, limit=20_000) for name, solver in chosen.items()}
+        answers = {name: timed(solver, problem) for name, solver in chosen.items()}
         _, answers["SciPy eigsh (ARPACK), loosest tol that reaches 1e-6"] = fewest(problem, 0)
         steps, answers["hessian-eigenthings Lanczos, {} steps known in advance"] = known_in_advance(problem)
     rows = {name.format(steps): row(problem, answer) for name, answer in answers.items()}

@@ -11,16 +11,12 @@ import math
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-import torch
-
 from benchmarks.eigenproblems import HESSIANS, PRESCRIBED, EigenProblem, outliers, prescribed
 from benchmarks.eigensolvers import PEERS, TOLERANCE, Answer, Solver, arpack, hvplib_eigsh, run
-from benchmarks.tables import arguments, figure, limited, publish, table
-from benchmarks.timing import take_cpu_time
+from benchmarks.tables import arguments, figure, limited, prepare, publish, table
 
 PACKAGES = ("hvplib", "scipy", "numpy", "hessian-eigenthings", "pyhessian")
 PARTS = ("products", "time", "peers")
@@ -195,10 +191,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--problems", nargs="+", help="only those whose names contain one of these")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.cpu_time:
-        take_cpu_time()
-    warnings.simplefilter("ignore")  # the peers' own
+    prepare(options)
     known: dict[str, Builder] = PRESCRIBED | HESSIANS
     if options.quick:
         known = PRESCRIBED | {name: build for name, build in HESSIANS.items() if "digits" in name}

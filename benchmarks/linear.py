@@ -8,7 +8,6 @@ residual meets the target.
 from __future__ import annotations
 
 import statistics
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,8 +19,8 @@ from torch import Tensor
 from benchmarks.eigenproblems import digits_operator, laplacian, network, start
 from benchmarks.eigensolvers import Products
 from benchmarks.problems import mlp3
-from benchmarks.tables import arguments, figure, limited, publish, table
-from benchmarks.timing import clock, take_cpu_time
+from benchmarks.tables import arguments, figure, limited, prepare, publish, table
+from benchmarks.timing import clock
 from hvplib import CG, MINRES, MINRESQLP, Diagonal, FunctionOperator, Identity, Operator, solve
 
 F64 = torch.float64
@@ -173,10 +172,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--systems", nargs="+", help="only those whose names contain one of these")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.cpu_time:
-        take_cpu_time()
-    warnings.simplefilter("ignore")
+    prepare(options)
     parts = options.systems or (QUICK if options.quick else [""])
     names = [name for name in SYSTEMS if any(part in name for part in parts)]
     sections = {}

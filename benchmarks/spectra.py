@@ -8,7 +8,6 @@ residual of an eigenvalue of its own. Refused: the solver says that it has not c
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable
 
@@ -17,7 +16,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
-from benchmarks.tables import arguments, limited, publish, table
+from benchmarks.tables import arguments, limited, prepare, publish, table
 from tests.eigen.gallery import FAMILIES, Family, Instance
 from tests.eigen.judge import norms, rounding, wrong_values
 
@@ -76,8 +75,7 @@ def row(family: Family, count: int) -> dict[str, Counter[str]]:
 def main() -> None:
     """Run the comparison and print it."""
     options = arguments(__doc__).parse_args()
-    torch.set_num_threads(options.threads)
-    warnings.simplefilter("ignore")
+    prepare(options)
     rows, totals = {}, {"hvplib": Counter[str](), "SciPy": Counter[str]()}
     with limited(options.threads):
         for family in FAMILIES:
