@@ -38,7 +38,7 @@ class GrowingSystem:
     @property
     def length(self) -> float:
         """‖y‖."""
-        return math.sqrt(self._yy)
+        return math.sqrt(max(self._yy, 0.0))
 
     def grow(self, diagonal: float, coupling: float) -> None:
         """Add a row with this entry on the diagonal, and this one beside it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -16,49 +15,16 @@ from hvplib.krylov.conjugate_directions import conjugate_directions
 from hvplib.krylov.growing_system import GrowingSystem
 from hvplib.krylov.inner import EUCLIDEAN, Inner
 from hvplib.krylov.quadratic_process import Block, MetricLanczos
+from hvplib.krylov.quadratic_step import QuadraticStep
 from hvplib.krylov.secular import Minimiser, ball_step, cubic_step
 from hvplib.results.status import Status
 
-__all__ = ["QuadraticSpace", "QuadraticStep"]
+__all__ = ["QuadraticSpace"]
 
 Small = Callable[[Tensor, Tensor], Minimiser]
 
 # Up to this dimension the small problem is solved after each product, later sixteen times in each doubling.
 _EACH = 32
-
-
-@dataclass(frozen=True)
-class QuadraticStep:
-    """A minimiser over the Krylov space: (H + μM) s = −g up to the residual, and V ᵀ(H + μM) V is psd.
-
-    Attributes:
-        s: (n, 1).
-        predicted: How much the model falls from 0 to s, its cubic term included where it has one. Positive
-            but where s is zero.
-        norm: ‖s‖_M.
-        multiplier: μ ≥ 0.
-        on_boundary: Whether s lies on the boundary of the ball.
-        residual_norm: ‖(H + μM) s + g‖ in the norm of M⁻¹, as the factorisation has it; exact to rounding.
-        num_matvecs: Products made for the space so far.
-        krylov_dim: Dimension of the space.
-        least_ritz: The least eigenvalue θ of T; λ_min(H, M) ≤ θ. NaN if no product was made.
-        least_ritz_residual: ‖H u − θ M u‖ in the norm of M⁻¹, for its Ritz vector u.
-        direction: u (n, 1) with ‖u‖_M = 1 if θ < 0; None otherwise.
-        status: CONVERGED, MAX_ITER, NON_FINITE or INDEFINITE_PRECONDITIONER.
-    """
-
-    s: Tensor
-    predicted: float
-    norm: float
-    multiplier: float
-    on_boundary: bool
-    residual_norm: float
-    num_matvecs: int
-    krylov_dim: int
-    least_ritz: float
-    least_ritz_residual: float
-    direction: Tensor | None
-    status: Status
 
 
 class _Eigen(NamedTuple):

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from hvplib.krylov.quadratic_model import QuadraticSpace, QuadraticStep
+from hvplib.krylov.quadratic_model import QuadraticSpace
+from hvplib.krylov.quadratic_step import QuadraticStep
 from hvplib.optim.ending import Ended, Ending
 from hvplib.optim.evaluation import Point
 from hvplib.optim.preconditioning import Block

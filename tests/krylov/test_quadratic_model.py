@@ -12,7 +12,8 @@ from torch import Tensor
 
 from hvplib.krylov import quadratic_model
 from hvplib.krylov.inner import Inner
-from hvplib.krylov.quadratic_model import QuadraticSpace, QuadraticStep
+from hvplib.krylov.quadratic_model import QuadraticSpace
+from hvplib.krylov.quadratic_step import QuadraticStep
 from hvplib.krylov.secular import Minimiser, ball_step, cubic_step
 from hvplib.results.status import Status
 from tests.krylov.systems import normal, orthogonal
