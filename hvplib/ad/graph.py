@@ -87,18 +87,21 @@ class Graph:
 
     def __init__(self, outputs: Sequence[Tensor]) -> None:
         self._parents: dict[Any, tuple[tuple[Any, int], ...]] = {}
+        self._names: list[str] = []
         stack: list[Any] = [output.grad_fn for output in outputs]
         while stack:
             node = stack.pop()
             if node is None or node in self._parents:
                 continue
             self._parents[node] = parents = node.next_functions
+            self._names.append(node.name())
             stack.extend([parent for parent, _ in parents])
 
     def survey(self) -> Survey:
         """What it is made of."""
         nodes = self._parents
-        custom = any(isinstance(node, BackwardCFunction) or "CppNode" in node.name() for node in nodes)
+        custom = any(isinstance(node, BackwardCFunction) for node in nodes)
+        custom = custom or any("CppNode" in name for name in self._names)
         custom = custom or any(map(_has_saved_hooks, nodes))
         return Survey(len(nodes), self.contains("ConvolutionBackward"), custom)
 
@@ -106,14 +109,14 @@ class Graph:
         """A number that is the same for the same operations that lead to each other."""
         place = {node: number for number, node in enumerate(self._parents)}
         named = [
-            (node.name(), *[(place.get(parent, -1), output) for parent, output in parents])
-            for node, parents in self._parents.items()
+            (name, *[(place.get(parent, -1), output) for parent, output in parents])
+            for name, parents in zip(self._names, self._parents.values(), strict=True)
         ]
         return hash(tuple(named))
 
     def contains(self, operation: str) -> bool:
         """Whether a node has a name that begins so."""
-        return any(node.name().startswith(operation) for node in self._parents)
+        return any(name.startswith(operation) for name in self._names)
 
     def users(self, node: Any, output: int = 0) -> list[Any]:
         """The nodes that take this output of a node, or this tensor that is a leaf of the graph."""

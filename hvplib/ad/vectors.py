@@ -39,7 +39,7 @@ def relative_error(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     """‖left − right‖ / max(‖left‖, ‖right‖), 0 where both vanish."""
     if _are_few(left, right):
         x, y = _joined(left), _joined(right)
-        off, one, other = torch.stack([x - y, x, y]).square().sum(1).sqrt().tolist()
+        off, one, other = torch.linalg.vector_norm(torch.stack([x - y, x, y]), dim=1).tolist()
     else:
         off = distance(left, right)
         one, other = (norm(left), norm(right)) if off != 0 else (0.0, 0.0)
