@@ -116,11 +116,14 @@ class Pullback:
         return [torch.stack(parts) for parts in zip(*single, strict=True)]
 
     def unchecked(self, cotangents: Sequence[Tensor]) -> list[Tensor] | None:
-        """A batched pass of which nothing is known yet; None where an operation has no batching rule."""
+        """A batched pass of which nothing is known yet; None where an operation has no batching rule.
+
+        Not recorded. It is to be called where a derivative is being taken already.
+        """
         if self.batched is False or not self._outputs:
             return None
         try:
-            return list(self._mapped(*[cotangents[index] for index in self._live]))
+            return mapped(self._pull, [cotangents[index] for index in self._live])
         except RuntimeError as error:
             if not is_missing_derivative(error):
                 raise

@@ -175,10 +175,13 @@ def known_rows(
     engine: Engine, objective: Objective, leaves: Sequence[Tensor], pieces: Sequence[Piece], limit: int | None
 ) -> Rows:
     """Rows by an engine that needs no proof, in blocks of at most `limit`."""
-    if isinstance(engine, GraphEngine):
-        return KeptRows(engine, objective, leaves)
     total = sum(piece.offsets.numel() for piece in pieces)
     per_vector = engine.nbytes() + 2 * sum(x.numel() * x.element_size() for x in leaves)
+    if isinstance(engine, GraphEngine):
+        few = engine.batches and limit is None and 0 < total <= _SMALL
+        if few and chunk_width(per_vector // _ROOM, total, leaves[0].device) == total:
+            return WholeRows(partial(_block, engine), leaves, pieces, total, engine=engine)
+        return KeptRows(engine, objective, leaves)
     width = chunk_width(per_vector, total if total <= _RECORDED_FEW else _RECORDED_WIDTH, leaves[0].device)
     return WholeRows(engine.block, leaves, pieces, width if limit is None else min(width, limit))
 
@@ -223,10 +226,14 @@ def _at_once(
         return None
     engine.believe_batches()
 
-    def more(tangents: Sequence[Tensor], count: int) -> Sequence[Tensor]:
-        return engine.batch(tangents) or engine.block(tangents, count)
+    return WholeRows(
+        partial(_block, engine), leaves, pieces, width, first=[p[:width] for p in products], engine=engine
+    )
 
-    return WholeRows(more, leaves, pieces, width, first=[p[:width] for p in products], engine=engine)
+
+def _block(engine: GraphEngine, tangents: Sequence[Tensor], count: int) -> Sequence[Tensor]:
+    """Products by a pass that is made once, which it does not pay to record."""
+    return engine.batch(tangents) or engine.block(tangents, count)
 
 
 def _batched(engine: GraphEngine, tangents: Sequence[Tensor]) -> Sequence[Tensor] | None:

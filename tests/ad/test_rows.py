@@ -134,6 +134,23 @@ def test_few_rows_of_several_tensors_are_pushed_together(
         assert passes == [2]
 
 
+def test_few_rows_of_a_known_function_are_pushed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[int] = []
+    batch = GraphEngine.batch
+
+    def watched(self: GraphEngine, tangents: Any) -> Any:
+        passes.append(len(tangents[0]))
+        return batch(self, tangents)
+
+    monkeypatch.setattr(GraphEngine, "batch", watched)
+    x, y = normal(80, seed=241), normal(20, seed=242)
+    func = lambda x, y: (x**3).sum() * y.sin().sum() + (y**4).sum()  # noqa: E731
+    known = hessian(func, (0, 1))
+    first, again = known(x, y), known(x, y)
+    assert passes == [101, 100], "the first time, beside the vector that is judged"
+    assert all(relative(a, b) < 1e-14 for a, b in zip(again, first, strict=True))
+
+
 def test_a_wrong_batching_rule_is_seen_in_the_vector_beside_another(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = GraphEngine.batch
 
