@@ -200,7 +200,7 @@ class Dense:
         everything = self._rows.everything and self._columns.everything
         if not everything or not isinstance(engine, GraphEngine):
             return None
-        blocks = whole_matrix(engine, objective, self._leaves, judgement, self._limit)
+        blocks = whole_matrix(engine, objective, self._leaves, judgement, self._chunk_size)
         if blocks is not None and judgement is not None and self._known is not None:
             self._known.learn(engine, objective)
         return blocks

@@ -35,7 +35,7 @@ _Pull = Callable[..., Sequence[Tensor]]
 
 
 def mirrored(
-    engine: GraphEngine, value: Tensor | None, objective: Objective, limit: int | None
+    engine: GraphEngine, value: Tensor | None, objective: Objective, chunk_size: int | str | None
 ) -> list[list[Tensor]] | None:
     """H as blocks (1, n_i, n_j) for the leaves i and j, by batched passes; None where there are none.
 
@@ -47,7 +47,7 @@ def mirrored(
         engine: The kept graph. Its leaves have one dtype and are on one device.
         value: Of func, with its graph; without it flat vectors are not taken apart.
         objective: What it is the graph of.
-        limit: The most rows at a time, if there is a limit.
+        chunk_size: As in `hessian`.
     """
     parts = parts_of(value, engine.leaves)
     if len(parts) == 1 and len(parts[0]) > _MANY:
@@ -57,7 +57,7 @@ def mirrored(
         gradients = _gradients(value, parts)
     live = [(p, g) for p, g in zip(parts, gradients, strict=True) if g is not None and g.requires_grad]
     try:
-        return _Matrix(engine, objective, live, limit).blocks
+        return _Matrix(engine, objective, live, chunk_size).blocks
     except RuntimeError as error:
         if not is_missing_derivative(error):
             raise
@@ -73,7 +73,11 @@ class _Matrix:
     """Filled with the rows of some parts, each given with its gradient; the others are zero."""
 
     def __init__(
-        self, engine: GraphEngine, objective: Objective, live: Sequence[_Live], limit: int | None
+        self,
+        engine: GraphEngine,
+        objective: Objective,
+        live: Sequence[_Live],
+        chunk_size: int | str | None,
     ) -> None:
         self._like = engine.leaves[0]
         sizes = [x.numel() for x in engine.leaves]
@@ -84,9 +88,10 @@ class _Matrix:
         per_vector = engine.nbytes() + 2 * sum(sizes) * self._like.element_size()
         for down, across in _passes(live):
             count = sum(len(part) for part, _ in down)
-            width = chunk_width(per_vector, count, self._like.device) if limit is None else limit
-            if limit is None and count <= _ROOM * width:
-                width = count
+            width = count if chunk_size is None else chunk_size
+            if isinstance(width, str):
+                width = chunk_width(per_vector, count, self._like.device)
+                width = count if count <= _ROOM * width else width
             pull = None
             if len(down) == 1 and count >= _VERY_MANY and all(part.whole for part in across):
                 pull = _linearised(objective, engine.leaves, down[0][0], across)

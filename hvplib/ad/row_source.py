@@ -67,7 +67,7 @@ def whole_matrix(
     objective: Objective,
     leaves: Sequence[Tensor],
     judgement: Judgement | None,
-    limit: int | None,
+    chunk_size: int | str | None,
 ) -> list[list[Tensor]] | None:
     """The Hessian as blocks (1, n_i, n_j) for the leaves i and j, from half of it; None where that fails.
 
@@ -76,19 +76,21 @@ def whole_matrix(
         objective: What it is the graph of.
         leaves: Primals.
         judgement: What the matrix is held against; without it, that is a product by the graph.
-        limit: The most rows at a time, if there is a limit.
+        chunk_size: As in `hessian`.
     """
     alike = len({(x.dtype, x.device) for x in leaves}) == 1
-    few = limit is None and sum(x.numel() for x in leaves) <= _SMALL
+    few = not isinstance(chunk_size, int) and sum(x.numel() for x in leaves) <= _SMALL
     if few or not alike or engine.hooked or engine.loops:
         return None
     if judgement is not None:
         vector, product = judgement.vector, judgement.selection.outcome.product
-        blocks = mirrored(engine, judgement.selection.outcome.value, objective, limit)
+        blocks = mirrored(engine, judgement.selection.outcome.value, objective, chunk_size)
     else:
         (vector,) = probes(engine.leaves, 1)
         product = engine.product(vector)
-        blocks = _mirrored_anew(objective, leaves, limit) or mirrored(engine, None, objective, limit)
+        blocks = _mirrored_anew(objective, leaves, chunk_size) or mirrored(
+            engine, None, objective, chunk_size
+        )
     if blocks is None:
         return None
     found = [
@@ -105,7 +107,7 @@ def whole_matrix(
 
 
 def _mirrored_anew(
-    objective: Objective, leaves: Sequence[Tensor], limit: int | None
+    objective: Objective, leaves: Sequence[Tensor], chunk_size: int | str | None
 ) -> list[list[Tensor]] | None:
     """With a flat vector taken apart, of which a graph that is kept for products does not tell."""
     if not any(map(may_be_cut, leaves)):
@@ -115,7 +117,7 @@ def _mirrored_anew(
     if gradients is None:
         return None
     engine = GraphEngine(own, value, gradients, objective.precision(leaves))
-    return mirrored(engine, value, objective, limit)
+    return mirrored(engine, value, objective, chunk_size)
 
 
 def row_source(

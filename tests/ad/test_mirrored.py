@@ -54,6 +54,20 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return seen
 
 
+@pytest.fixture
+def widths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each pass takes."""
+    seen: list[int] = []
+    mapped = module.mapped
+
+    def watched(func: Any, tensors: Sequence[Tensor]) -> Any:
+        seen.append(len(tensors[0]))
+        return mapped(func, tensors)
+
+    monkeypatch.setattr(module, "mapped", watched)
+    return seen
+
+
 RIGHT = torch.func.hessian(of_a_vector)(VECTOR)
 
 
@@ -157,15 +171,7 @@ def test_very_many_rows_of_one_tensor(monkeypatch: pytest.MonkeyPatch, made: lis
     assert made == [True]
 
 
-def test_chunks_follow_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    widths: list[int] = []
-    mapped = module.mapped
-
-    def watched(func: Any, tensors: Sequence[Tensor]) -> Any:
-        widths.append(len(tensors[0]))
-        return mapped(func, tensors)
-
-    monkeypatch.setattr(module, "mapped", watched)
+def test_chunks_follow_the_budget(monkeypatch: pytest.MonkeyPatch, widths: list[int]) -> None:
     room: list[int] = []
     monkeypatch.setattr(module, "chunk_width", lambda per_vector, count, device: min(count, *room))
     for width, expected in (
@@ -178,6 +184,22 @@ def test_chunks_follow_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
         room[:] = [width]
         assert relative(hessian(of_a_vector)(VECTOR), RIGHT) < 1e-14
         assert widths == expected
+
+
+def test_all_at_once_if_asked_for(monkeypatch: pytest.MonkeyPatch, widths: list[int]) -> None:
+    monkeypatch.setattr(module, "chunk_width", lambda per_vector, count, device: 10)
+    assert relative(hessian(of_a_vector, chunk_size=None)(VECTOR), RIGHT) < 1e-14
+    assert widths == [28, 400, 160]
+    assert relative(hessian(of_a_vector, chunk_size=250)(VECTOR), RIGHT) < 1e-14
+    assert widths[3:] == [28, 250, 150, 160]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_in_any_grad_mode(mode: Any, made: list[bool]) -> None:
+    with mode():
+        assert relative(hessian(of_a_vector)(VECTOR), RIGHT) < 1e-14
+        assert relative(hessian(of_a_vector)(VECTOR.clone()), RIGHT) < 1e-14
+    assert made == [True, True]
 
 
 def test_backs_off_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch, made: list[bool]) -> None:
