@@ -176,7 +176,7 @@ def section(part: str, quick: bool, seeds: int) -> tuple[str, str]:
         heading = f"Top five eigenvalues, to a relative true residual of 1e-6 for each of {seeds} seeds"
         problem = EigenProblem("digits", Matrix(H, symmetric=True), spectrum[-K:], "LA", 20)
         return heading, table("", EIGEN_COLUMNS, rows(top_row, EIGENVALUES, problem, seeds))
-    seeds = 4 if quick else 12
+    seeds = 3 if quick else 12
     heading = f"Spectral density, {STEPS} steps from each random vector, to an area of {AREA:g} between the "
     heading += f"distributions in the root mean square of {seeds} seeds"
     columns = ("products", "random vectors", "area", "CPU seconds", "peak MiB")
@@ -186,12 +186,12 @@ def section(part: str, quick: bool, seeds: int) -> tuple[str, str]:
 def main() -> None:
     """Run the comparison and print it."""
     parser = arguments(__doc__)
-    parser.add_argument("--seeds", type=int, help="of traces (default: 60, 12 with --quick)")
+    parser.add_argument("--seeds", type=int, help="of traces (default: 60, 8 with --quick)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="some of the tables only")
     options = parser.parse_args()
     prepare(options)
     take_cpu_time()
-    seeds = options.seeds or (12 if options.quick else 60)
+    seeds = options.seeds or (8 if options.quick else 60)
     with limited(options.threads):
         sections = dict(section(part, options.quick, seeds) for part in options.parts)
     publish(
