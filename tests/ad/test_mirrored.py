@@ -347,6 +347,12 @@ def test_what_is_learnt_serves_the_next_calls(made: list[bool], monkeypatch: pyt
     assert judged == [1] and all(made) and len(made) >= 3
 
 
+def test_the_next_calls_take_the_vector_apart_too(made: list[bool], widths: list[int]) -> None:
+    known = hessian(of_a_vector)
+    assert relative(known(VECTOR), RIGHT) < 1e-14 and relative(known(VECTOR), RIGHT) < 1e-14
+    assert widths == 2 * [28, 400, 160] and made == [True, True]
+
+
 def test_the_next_calls_are_held_to_a_product_of_their_graph(
     made: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
