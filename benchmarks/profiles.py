@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.drawing import pyplot, save
+
 __all__ = ["Costs", "draw", "profile", "ratios"]
 
 _WIDEST = 128  # where the figure ends
@@ -52,15 +54,8 @@ def draw(sections: Mapping[str, Costs], path: Path) -> None:
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("--plot needs matplotlib: pip install matplotlib") from error
     size = (6.5 * len(sections), 5)
-    figure, axes = plt.subplots(1, len(sections), figsize=size, squeeze=False, sharey=True)
+    figure, axes = pyplot().subplots(1, len(sections), figsize=size, squeeze=False, sharey=True)
     for ax, (title, costs) in zip(axes[0], sections.items(), strict=True):
         for solver, own in ratios(costs).items():
             steps = sorted(r for r in own if math.isfinite(r))
@@ -82,6 +77,4 @@ def draw(sections: Mapping[str, Costs], path: Path) -> None:
     axes[0][0].set_ylabel("share of problems solved")
     axes[0][-1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save(figure, path)

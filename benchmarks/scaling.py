@@ -18,6 +18,7 @@ import hvplib
 from benchmarks.batches import gradient as batch_gradient
 from benchmarks.batches import hvplib_operator
 from benchmarks.contenders import gradient, retained_graph
+from benchmarks.drawing import pyplot, save
 from benchmarks.problems import Problem, mlp_problem, tiny
 from benchmarks.tables import arguments, figure, prepare, publish, table
 from benchmarks.timing import interleaved, ratios
@@ -101,14 +102,9 @@ def draw(panels: Mapping[str, Curves], path: Path) -> None:
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("--plot needs matplotlib: pip install matplotlib") from error
-    figure_, all_axes = plt.subplots(1, len(panels), figsize=(11, 3.6), sharey=True, layout="constrained")
+    figure_, all_axes = pyplot().subplots(
+        1, len(panels), figsize=(11, 3.6), sharey=True, layout="constrained"
+    )
     styles = ["o-", "s--"]
     for axes, (label, curves) in zip(all_axes, panels.items(), strict=True):
         axes.axhline(1, color="0.5", linewidth=1)
@@ -127,9 +123,7 @@ def draw(panels: Mapping[str, Curves], path: Path) -> None:
     ticks = [tick for tick in TICKS if min(values) / 2.5 < tick < 2.5 * max(values)]
     all_axes[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     all_axes[0].set_ylabel("gradients a vector")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure_.savefig(path, dpi=120)
-    plt.close(figure_)
+    save(figure_, path)
 
 
 def main() -> None:

@@ -157,13 +157,8 @@ class _Family:
             (v,) = probes(leaves, 1)
             value, gradients, residuals = self.program.linearize(leaves, tensors_of(data))
             product = self.program.multiply(residuals, v)
-        except (
-            TraceError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-            IndexError,
-        ) as error:  # func itself did not raise
+        # func itself did not raise here.
+        except (TraceError, RuntimeError, TypeError, ValueError, IndexError) as error:
             self._give_up(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
             return
         expected = [engine.value, *engine.gradient, *engine.product(v)]

@@ -26,7 +26,6 @@ _SMALL = 64
 _ROOM = 2
 # Of one part, from which there are faster ways.
 _MANY = 768
-
 # Rows of one part, from which an evaluation of func for a faster pass pays.
 _VERY_MANY = 2048
 
@@ -81,9 +80,8 @@ class _Matrix:
     ) -> None:
         self._like = engine.leaves[0]
         sizes = [x.numel() for x in engine.leaves]
-        make = (
-            self._like.new_empty if sum(len(part) for part, _ in live) == sum(sizes) else self._like.new_zeros
-        )
+        complete = sum(len(part) for part, _ in live) == sum(sizes)
+        make = self._like.new_empty if complete else self._like.new_zeros
         self.blocks = [[make((1, m, n)) for n in sizes] for m in sizes]
         per_vector = engine.nbytes() + 2 * sum(sizes) * self._like.element_size()
         for down, across in _passes(live):

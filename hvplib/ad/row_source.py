@@ -43,6 +43,11 @@ class Judgement:
     vector: list[Tensor]
     selection: Selection
 
+    @property
+    def product(self) -> Sequence[Tensor]:
+        """∇²f v."""
+        return self.selection.outcome.product
+
     @cached_property
     def engine(self) -> GraphEngine | None:
         """The kept graph of the gradient that was pushed forward, if that was the way."""
@@ -83,7 +88,7 @@ def whole_matrix(
     if few or not alike or engine.hooked or engine.loops:
         return None
     if judgement is not None:
-        vector, product = judgement.vector, judgement.selection.outcome.product
+        vector, product = judgement.vector, judgement.product
         blocks = mirrored(engine, judgement.selection.outcome.value, objective, chunk_size)
     else:
         (vector,) = probes(engine.leaves, 1)
@@ -98,9 +103,7 @@ def whole_matrix(
         for row in blocks
     ]
     found = [f.view(x.shape) for f, x in zip(found, leaves, strict=True)]
-    precision = objective.precision(leaves)
-    noise = partial(rounding, engine.value, engine.gradient, leaves, vector, precision)
-    if not agreement(found, product, "matrix against product", precision, noise).passed:
+    if not _agree(engine, objective, leaves, vector, found, product):
         return None
     engine.believe_batches()
     return blocks
@@ -224,10 +227,12 @@ def _at_once(
     for block, direction in zip(rows, judgement.vector, strict=True):
         block[width] = direction
     products = _batched(engine, rows)
-    if products is None or not _agrees([p[width] for p in products], objective, leaves, judgement):
+    if products is None:
+        return None
+    judged = [p[width] for p in products]
+    if not _agree(engine, objective, leaves, judgement.vector, judged, judgement.product):
         return None
     engine.believe_batches()
-
     return WholeRows(
         partial(_block, engine), leaves, pieces, width, first=[p[:width] for p in products], engine=engine
     )
@@ -251,8 +256,9 @@ def _batched(engine: GraphEngine, tangents: Sequence[Tensor]) -> Sequence[Tensor
 def _right(engine: GraphEngine, objective: Objective, leaves: Sequence[Tensor], judgement: Judgement) -> bool:
     """Whether the kept graph gives the product that `hvp` gives, batched, or else singly."""
     v = judgement.vector
+    agrees = partial(_agree, engine, objective, leaves, v, expected=judgement.product)
     products = _batched(engine, [torch.stack([-2 * t, t]) for t in v])
-    if products is not None and _agrees([p[1] for p in products], objective, leaves, judgement):
+    if products is not None and agrees([p[1] for p in products]):
         engine.believe_batches()
         return True
     try:
@@ -262,12 +268,18 @@ def _right(engine: GraphEngine, objective: Objective, leaves: Sequence[Tensor], 
             raise
         return False
     engine.block([t.unsqueeze(0).expand(2, *t.shape) for t in v], 2)  # settles whether batches are right
-    return _agrees(single, objective, leaves, judgement)
+    return agrees(single)
 
 
-def _agrees(
-    product: Sequence[Tensor], objective: Objective, leaves: Sequence[Tensor], judgement: Judgement
+def _agree(
+    engine: GraphEngine,
+    objective: Objective,
+    leaves: Sequence[Tensor],
+    vector: Sequence[Tensor],
+    found: Sequence[Tensor],
+    expected: Sequence[Tensor],
 ) -> bool:
-    outcome, precision = judgement.selection.outcome, objective.precision(leaves)
-    noise = partial(rounding, outcome.value, outcome.gradient, leaves, judgement.vector, precision)
-    return agreement(product, outcome.product, "kept graph against hvp", precision, noise).passed is True
+    """Whether two products with this vector are the same, but for the rounding at the engine's point."""
+    precision = objective.precision(leaves)
+    noise = partial(rounding, engine.value, engine.gradient, leaves, vector, precision)
+    return agreement(found, expected, "rows against a product", precision, noise).passed is True

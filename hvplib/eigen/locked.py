@@ -10,7 +10,8 @@ from torch import Tensor
 from hvplib.eigen.decoupling import decoupling
 from hvplib.eigen.products import Products
 from hvplib.eigen.task import Task
-from hvplib.krylov.lanczos import Factorization, Ritz
+from hvplib.krylov.lanczos import Factorization
+from hvplib.krylov.ritz import Ritz
 
 __all__ = ["Locked"]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hvplib.eigen.bounds import miss_probability
 
-__all__ = ["BlockEnd", "End", "Shown", "miss_bound", "remade", "resolution_of"]
+__all__ = ["BlockEnd", "End", "Shown", "described", "miss_bound", "remade", "resolution_of"]
 
 
 class Shown(Protocol):
@@ -138,10 +138,15 @@ class BlockEnd:
         return min(1.0, 2 * miss_probability(self.size, max(self.steps, 1), share))
 
 
-def remade(fields: Sequence[Any]) -> End | BlockEnd:
-    """The end of which these are the fields, as `astuple` gives them."""
-    kind = End if len(fields) == len(End.__dataclass_fields__) else BlockEnd
-    return kind(*fields)
+def described(end: End | BlockEnd) -> list[Any]:
+    """What `remade` needs to make it again."""
+    return [type(end).__name__, *astuple(end)]
+
+
+def remade(description: Sequence[Any]) -> End | BlockEnd:
+    """The end that is `described` so."""
+    name, *fields = description
+    return End(*fields) if name == End.__name__ else BlockEnd(*fields)
 
 
 def miss_bound(ends: Sequence[Shown], beyond: list[float]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -78,8 +78,7 @@ class Neighbours:
         high = low + float(squares.sum().sqrt())  # by Weyl
         for _ in range(50):
             middle = (low + high) / 2
-            above = middle > float(values.max()) and middle > bound
-            if above and float((squares / (middle - values)).sum()) <= middle - bound:
+            if float((squares / (middle - values)).sum()) <= middle - bound:
                 high = middle
             else:
                 low = middle
@@ -113,7 +112,7 @@ def next_to(
         mark = min(marks, key=lambda mark: _distance(mark, values, rest))
         candidate = rest[-1] if mark.sign > 0 else rest[0]
         more = torch.tensor([*chosen, candidate])
-        larger = replace(pairs, values=values[more], residual_norms=residual_norms[more])
+        larger = Neighbours(values[more], residual_norms[more])
         if not all(_tells_apart(larger, mark) for mark in marks):
             break
         pairs = larger

@@ -12,7 +12,7 @@ from hvplib.eigen.neighbours import Neighbours, next_to
 from hvplib.eigen.search_state import SearchState
 from hvplib.eigen.start import Start
 from hvplib.eigen.task import Mark
-from hvplib.krylov.lanczos import Ritz
+from hvplib.krylov.ritz import Ritz
 from hvplib.results.status import Status
 
 __all__ = ["Search"]
@@ -147,11 +147,12 @@ class Search(SearchState):
     def _beside(self, ritz: Ritz, wanted: Tensor, values: Tensor) -> tuple[Tensor, Neighbours]:
         """Which Ritz pairs to deflate beside the wanted, in a second start.
 
-        None where the first may be blind to others, which are then to be found; nor in a space that may be
-        exhausted.
+        None where there will be no second, or the first may be blind to others, which are then to be found;
+        nor in a space that may be exhausted.
         """
         F = self.factorization
-        helps = self._drawn and F.width == 1 and F.size > F.basis.capacity
+        helps = self.task.miss_probability is not None and self._drawn and F.width == 1
+        helps = helps and F.size > F.basis.capacity
         marks = self.task.marks(values, F.norm)
         return next_to(ritz.values, ritz.residual_norms, wanted, marks, F.capacity // 3 if helps else 0)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
 from typing import Any, Literal
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from hvplib.eigen.certainty import Certainty
 from hvplib.eigen.locked import Locked
-from hvplib.eigen.missed import BlockEnd, End, remade
+from hvplib.eigen.missed import BlockEnd, End, described, remade
 from hvplib.eigen.neighbours import Neighbours
 from hvplib.eigen.products import Products
 from hvplib.eigen.start import Start
@@ -121,7 +120,7 @@ class SearchState:
             **{name: getattr(self, name) for name in self._PLAIN},
             "shown": [self._values, self._norms],
             "history": [list(row) for row in self.history],
-            "first": [list(astuple(end)) for end in self._first],
+            "first": [described(end) for end in self._first],
             "certainty": self.certainty.state(),
             "locked": self.locked.state(),
             "neighbours": self._neighbours.state(),
@@ -137,7 +136,7 @@ class SearchState:
             setattr(self, name, state[name])
         self._values, self._norms = state["shown"]
         self.history = [list(row) for row in state["history"]]
-        self._first = [remade(fields) for fields in state["first"]]
+        self._first = [remade(end) for end in state["first"]]
         self.certainty = Certainty(*state["certainty"])
         self.locked.load(state["locked"])
         self._neighbours = Neighbours(*state["neighbours"])

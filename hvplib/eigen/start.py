@@ -9,7 +9,8 @@ from torch import Tensor
 
 from hvplib.eigen.missed import BlockEnd, End
 from hvplib.eigen.restart import kept
-from hvplib.krylov.lanczos import Factorization, Ritz
+from hvplib.krylov.lanczos import Factorization
+from hvplib.krylov.ritz import Ritz
 
 __all__ = ["Start"]
 

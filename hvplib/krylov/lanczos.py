@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,53 +14,23 @@ from hvplib.krylov.basis import Basis
 from hvplib.krylov.columns import checked
 from hvplib.krylov.host import to_device
 from hvplib.krylov.inner import EUCLIDEAN, Inner
-from hvplib.krylov.orthogonal import Orthonormal, factored, orthonormalize, project_out, take_out
+from hvplib.krylov.lanczos_shape import Shape
+from hvplib.krylov.orthogonal import (
+    ROUNDINGS,
+    elsewhere,
+    factored,
+    orthonormalize_beside,
+    project_out,
+    take_out,
+)
+from hvplib.krylov.ritz import Ritz
 
-__all__ = ["Factorization", "Ritz"]
+__all__ = ["Factorization"]
 
 Matmat = Callable[[Tensor], Tensor]
 Random = Callable[[int], Tensor]
 
-# What is shorter than this many roundings of the largest vector around carries no digit.
-_ROUNDINGS = 10.0
 _TINY = torch.finfo(torch.float64).tiny
-
-
-class Ritz(NamedTuple):
-    """Approximate eigenpairs from the active part of the basis, values ascending; all on the CPU, float64.
-
-    Attributes:
-        values: Ritz values (m,).
-        vectors: Their coordinates (m, m) in the active columns.
-        residual_norms: ‖A x − θ x‖ (m,), as the factorisation has it.
-        deflated_norms: The same for (I − X Xᵀ) A (I − X Xᵀ), where X are the locked columns.
-    """
-
-    values: Tensor
-    vectors: Tensor
-    residual_norms: Tensor
-    deflated_norms: Tensor
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """Which columns of the basis are what: locked, active, and the next block behind them.
-
-    Attributes:
-        locked: Columns X that are kept as they are.
-        count: Columns in all before the next block.
-        width: Columns of the next block; 0 when the basis spans the whole space.
-        coupling: C (width, count), the next block's share in A Q.
-        reach: The first column whose share is not zero.
-        log_scale: See `Factorization.log_scale`.
-    """
-
-    locked: int
-    count: int
-    width: int
-    coupling: Tensor
-    reach: int
-    log_scale: float
 
 
 class Factorization:
@@ -118,7 +88,7 @@ class Factorization:
         self.num_steps = 0
         self.norm = 0.0
         self.asymmetry = 0.0
-        self._shape = _Shape(0, 0, 0, torch.zeros(0, 0, dtype=torch.float64), 0, 0.0)
+        self._shape = Shape(0, 0, 0, torch.zeros(0, 0, dtype=torch.float64), 0, 0.0)
         self.renew(start)
 
     # What there is.
@@ -195,10 +165,13 @@ class Factorization:
         W = start.clone()
         project_out(W, self.basis, self.locked, self.inner)
         lengths = self.inner.columns(start, start).to("cpu", torch.float64).sqrt()
-        tiny = _ROUNDINGS * self.eps * lengths
         W = W / lengths.to(W).clamp(min=torch.finfo(W.dtype).tiny)
         room = self.size - self.locked
-        block = self._apart(W, self.locked, _ROUNDINGS * self.eps).Q if _finite(tiny) else W[:, :0]
+        tiny = ROUNDINGS * self.eps
+        if bool(torch.isfinite(lengths).all()):
+            block = orthonormalize_beside(W, self.basis, self.locked, self.inner, tiny=tiny, eps=self.eps).Q
+        else:
+            block = W[:, :0]
         self._store(self.locked, block[:, : min(room, self.capacity)])
         self.num_steps = 0
 
@@ -237,14 +210,14 @@ class Factorization:
         H[shape.reach : before] += known
         H[before:] += inside
         norm = max(self.norm, _spectral_norm(torch.cat([H, B])))
-        tiny = _ROUNDINGS * self.eps * norm
+        tiny = ROUNDINGS * self.eps * norm
         if block is None or float(B.diagonal().min()) <= tiny:
-            block, B = self._apart(W, after, tiny)
+            block, B = orthonormalize_beside(W, self.basis, after, self.inner, tiny=tiny, eps=self.eps)
         elif shape.width == 1:
             block = W.div_(float(B))
         room = min(self.size - after, self.basis.capacity - after)
         if block.shape[1] == 0 and self.size > after:
-            block = self._elsewhere(random(1), after)
+            block = elsewhere(random(1), self.basis, after, self.inner)
             B = torch.zeros(1, shape.width, dtype=torch.float64)
         elif block.shape[1] > self.size - after:  # what is left over in the last dimensions is rounding
             block, B = block[:, :room], B[:room]
@@ -260,7 +233,7 @@ class Factorization:
         self.norm = norm
         self.num_steps += 1
         log_scale = shape.log_scale + math.log(max(float(torch.linalg.vector_norm(B)), tiny, _TINY))
-        self._shape = _Shape(shape.locked, after, block.shape[1], coupling, before, log_scale)
+        self._shape = Shape(shape.locked, after, block.shape[1], coupling, before, log_scale)
         return True
 
     def restart(self, coordinates: Tensor) -> None:
@@ -281,7 +254,7 @@ class Factorization:
         self.T[:first, first:last] = cross
         self.T[first:last, :first] = cross.mT
         self.T[first:last, first:last] = (inside + inside.mT) / 2
-        self._shape = _Shape(first, last, shape.width, coupling, first, shape.log_scale)
+        self._shape = Shape(first, last, shape.width, coupling, first, shape.log_scale)
 
     def lock(self, count: int) -> None:
         """Set the first `count` active columns aside.
@@ -351,7 +324,7 @@ class Factorization:
         self.num_matvecs, self.num_steps = state["num_matvecs"], state["num_steps"]
         self.norm, self.asymmetry = state["norm"], state["asymmetry"]
         rest = (state[name] for name in ("width", "coupling", "reach", "log_scale"))
-        self._shape = _Shape(state["locked"], count, *rest)
+        self._shape = Shape(state["locked"], count, *rest)
 
     def defect(self, matmat: Matmat) -> float:
         """‖A q − Q T e − N C e‖ / ‖A‖ for a column q of Q: whether this factorisation is of this A.
@@ -369,35 +342,9 @@ class Factorization:
     def _store(self, count: int, block: Tensor) -> None:
         self.basis.put(count, block)
         coupling = torch.zeros(block.shape[1], count, dtype=torch.float64)
-        self._shape = _Shape(self.locked, count, block.shape[1], coupling, count, 0.0)
-
-    def _apart(self, W: Tensor, count: int, tiny: float) -> Orthonormal:
-        """W = N B with NᵀN = I, for a W that is orthogonal to the first `count` columns; and so is N."""
-        N, B = orthonormalize(W, self.inner, tiny)
-        if W.shape[1] == 1:
-            return Orthonormal(N, B)
-        # What sets nearly dependent columns apart is short, and rounding is long beside it.
-        project_out(N, self.basis, count, self.inner)
-        N, correction = orthonormalize(N, self.inner, _ROUNDINGS * self.eps)
-        return Orthonormal(N, correction @ B)
-
-    def _elsewhere(self, W: Tensor, count: int) -> Tensor:
-        """A unit vector orthogonal to the first `count` columns."""
-        for _ in range(2):
-            before = self.inner.columns(W, W)
-            project_out(W, self.basis, count, self.inner)
-            left = self.inner.columns(W, W)
-            W = W / left.sqrt()
-            # Where they span almost all there is, a random vector may lie close to their span.
-            if float(left / before) > 0.5:
-                break
-        return W
+        self._shape = Shape(self.locked, count, block.shape[1], coupling, count, 0.0)
 
 
 def _spectral_norm(C: Tensor) -> float:
     """The longest of the combinations of columns with a unit vector."""
     return float(torch.linalg.vector_norm(C) if C.shape[1] == 1 else torch.linalg.matrix_norm(C, 2))
-
-
-def _finite(x: Tensor) -> bool:
-    return bool(torch.isfinite(x).all())

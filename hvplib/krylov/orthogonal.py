@@ -11,7 +11,19 @@ from torch import Tensor
 from hvplib.krylov.basis import Basis
 from hvplib.krylov.inner import Inner
 
-__all__ = ["Orthonormal", "factored", "orthonormalize", "project_out", "take_out"]
+__all__ = [
+    "ROUNDINGS",
+    "Orthonormal",
+    "elsewhere",
+    "factored",
+    "orthonormalize",
+    "orthonormalize_beside",
+    "project_out",
+    "take_out",
+]
+
+# What is shorter than this many roundings of the largest vector around carries no digit.
+ROUNDINGS = 10.0
 
 # Each sets columns apart that are √eps nearer to each other than before; the last leaves them orthonormal.
 _PASSES = 6
@@ -93,6 +105,41 @@ def orthonormalize(W: Tensor, inner: Inner, tiny: float) -> Orthonormal:
         if float(squares[0]) > 0.5:  # well apart: so this pass left them orthonormal
             break
     return Orthonormal(W, B)
+
+
+def orthonormalize_beside(
+    W: Tensor, basis: Basis, count: int, inner: Inner, *, tiny: float, eps: float
+) -> Orthonormal:
+    """W = N B with NᵀN = I, for a W that is orthogonal to the first `count` columns; and so is N.
+
+    Args:
+        W: (n, k); overwritten.
+        basis: Orthonormal columns.
+        count: How many of them.
+        inner: Inner product.
+        tiny: As for `orthonormalize`.
+        eps: The unit of rounding of W and of the basis.
+    """
+    N, B = orthonormalize(W, inner, tiny)
+    if W.shape[1] == 1:
+        return Orthonormal(N, B)
+    # What sets nearly dependent columns apart is short, and rounding is long beside it.
+    project_out(N, basis, count, inner)
+    N, correction = orthonormalize(N, inner, ROUNDINGS * eps)
+    return Orthonormal(N, correction @ B)
+
+
+def elsewhere(W: Tensor, basis: Basis, count: int, inner: Inner) -> Tensor:
+    """A unit vector (n, 1) orthogonal to the first `count` columns, from a random one, which is spent."""
+    for _ in range(2):
+        before = inner.columns(W, W)
+        project_out(W, basis, count, inner)
+        left = inner.columns(W, W)
+        W = W / left.sqrt()
+        # Where they span almost all there is, a random vector may lie close to their span.
+        if float(left / before) > 0.5:
+            break
+    return W
 
 
 def _normalized(W: Tensor, inner: Inner, tiny: float) -> Orthonormal:

@@ -198,6 +198,29 @@ class Cube(torch.autograd.Function):
         return 3 * x**2 * g
 
 
+class NewCube(torch.autograd.Function):
+    """x³ with both derivatives given, and no batching rule."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x**3
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * g
+
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * t
+
+
 class CutCube(torch.autograd.Function):
     """x³ whose backward forgets that its residual depends on x: reverse mode sees no second derivative."""
 

@@ -16,7 +16,7 @@ from hvplib import CheckReport, DerivativeError, check_hvp
 from hvplib.ad import remedies
 from hvplib.ad.inputs import STRATEGIES
 from hvplib.ad.report import Attempt, Check
-from tests.ad.problems import F64, PROBLEMS, Cube, CutCube, Problem, normal
+from tests.ad.problems import F64, PROBLEMS, Cube, CutCube, NewCube, Problem, normal
 
 X = normal(4, seed=60)
 M = normal(3, 3, seed=61)
@@ -114,21 +114,7 @@ class ByNumPy(Cube):
         return torch.from_numpy(3 * x.detach().numpy() ** 2 * g.detach().numpy())
 
 
-class WrongJvp(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x**3
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return 3 * x**2 * g
-
+class WrongJvp(NewCube):
     @staticmethod
     def jvp(ctx: Any, t: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors

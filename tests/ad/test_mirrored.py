@@ -15,7 +15,7 @@ import hvplib.ad.mirrored as module
 import hvplib.ad.row_source as sources
 from hvplib import hessian
 from hvplib.ad.engines import GraphEngine
-from tests.ad.problems import difference_hessian, normal, relative
+from tests.ad.problems import NewCube, difference_hessian, normal, relative
 
 SHAPES = ((20, 20), (20,), (20, 8), (8,))
 SIZES = [torch.Size(shape).numel() for shape in SHAPES]  # 588 in all
@@ -272,29 +272,6 @@ def test_what_is_not_symmetric_is_not_mirrored(made: list[bool]) -> None:
     assert not found[0][0].any() and not found[1][1].any()
 
 
-class Cube(torch.autograd.Function):
-    """x³ with both derivatives, and no batching rule."""
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x**3
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return 3 * x**2 * g
-
-    @staticmethod
-    def jvp(ctx: Any, t: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return 3 * x**2 * t
-
-
 ELSEWHERE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "a convolution": lambda x, y: F.conv1d(x[None, None], y[None, None, :3]).square().sum() + (y**3).sum(),
     "different dtypes": lambda x, y: (x.double().sin() * y.sum() ** 2).sum(),
@@ -318,7 +295,7 @@ def test_what_is_not_for_this_way(made: list[bool], name: str) -> None:
 def test_custom_functions_and_hooks(made: list[bool]) -> None:
     x, y = normal(500, seed=19), normal(70, seed=20)
     expected = torch.diag(6 * x * y.sum())
-    found = hessian(lambda x, y: Cube.apply(x).sum() * y.sum(), (0, 1))(x, y)
+    found = hessian(lambda x, y: NewCube.apply(x).sum() * y.sum(), (0, 1))(x, y)
     assert relative(found[0][0], expected) < 1e-13
     assert relative(found[0][1], (3 * x**2)[:, None].expand(500, 70)) < 1e-13
     looked = []

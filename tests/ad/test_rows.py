@@ -104,19 +104,25 @@ def test_single_rows_by_finite_differences() -> None:
     assert relative(rows.push(piece(0, 1, 2), 0, 2), [torch.diag(6 * x)[1:]]) < 1e-6
 
 
-@pytest.mark.parametrize(("size", "rows"), [(100, None), (300, None), (300, 300), (500, 500), (700, 690)])
-def test_few_rows_of_several_tensors_are_pushed_together(
-    size: int, rows: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Up to 512, in one pass or two, or 256 of a whole matrix; of more, those of each tensor apart."""
-    passes: list[int] = []
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many vectors each batched pass takes."""
+    widths: list[int] = []
     batch = GraphEngine.batch
 
     def watched(self: GraphEngine, tangents: Any) -> Any:
-        passes.append(len(tangents[0]))
+        widths.append(len(tangents[0]))
         return batch(self, tangents)
 
     monkeypatch.setattr(GraphEngine, "batch", watched)
+    return widths
+
+
+@pytest.mark.parametrize(("size", "rows"), [(100, None), (300, None), (300, 300), (500, 500), (700, 690)])
+def test_few_rows_of_several_tensors_are_pushed_together(
+    size: int, rows: int | None, passes: list[int]
+) -> None:
+    """Up to 512, in one pass or two, or 256 of a whole matrix; of more, those of each tensor apart."""
     x, y = normal(size - 20, seed=238), normal(20, seed=239)
     func = lambda x, y: (x**3).sum() * y.sin().sum() + (y**4).sum()  # noqa: E731
     expected = torch.func.hessian(func, (0, 1))(x, y)
@@ -134,15 +140,7 @@ def test_few_rows_of_several_tensors_are_pushed_together(
         assert passes == [2]
 
 
-def test_few_rows_of_a_known_function_are_pushed_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    passes: list[int] = []
-    batch = GraphEngine.batch
-
-    def watched(self: GraphEngine, tangents: Any) -> Any:
-        passes.append(len(tangents[0]))
-        return batch(self, tangents)
-
-    monkeypatch.setattr(GraphEngine, "batch", watched)
+def test_few_rows_of_a_known_function_are_pushed_together(passes: list[int]) -> None:
     x, y = normal(80, seed=241), normal(20, seed=242)
     func = lambda x, y: (x**3).sum() * y.sin().sum() + (y**4).sum()  # noqa: E731
     known = hessian(func, (0, 1))

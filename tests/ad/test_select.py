@@ -18,7 +18,7 @@ from hvplib.ad.objective import Objective
 from hvplib.ad.report import Attempt
 from hvplib.ad.select import FORWARD, REVERSE, Selection, failing_op, is_missing_derivative, refusal, select
 from hvplib.ad.strategies import Outcome, forward_over_reverse
-from tests.ad.problems import F64, Cube, CutCube, normal, relative
+from tests.ad.problems import F64, Cube, CutCube, NewCube, normal, relative
 
 X, V = normal(3, seed=80), normal(3, seed=81)
 TORCH_FUNC = FORWARD + " (torch.func)"
@@ -35,29 +35,6 @@ def run(func: Any, x: Tensor = X, v: Tensor = V) -> tuple[Selection, Objective]:
     objective = Objective(func, tree_flatten(x)[1])
     with derivative(), objective.session():
         return select(objective, [x], [v]), objective
-
-
-class NewCube(torch.autograd.Function):
-    """All derivatives given."""
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x**3
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return 3 * x**2 * g
-
-    @staticmethod
-    def jvp(ctx: Any, t: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return 3 * x**2 * t
 
 
 # ------------------------------------------------------------------------------------------- real functions

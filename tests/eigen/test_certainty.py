@@ -110,6 +110,12 @@ def test_where_residuals_are_rounding_no_more_can_be_had() -> None:
     assert not by_second_start(task, exact, MARKS, NONE, norm=3.0)[1]
 
 
+def test_an_exact_start_that_reaches_the_mark_rules_nothing_out() -> None:
+    exact = [end(4.0, 1e-14), end(4.5, 1e-14)]  # where the next values are
+    found, sure = by_second_start(TASK, exact, MARKS, NONE, norm=5.0)
+    assert not sure and found.miss_probability == 1.0
+
+
 @pytest.mark.parametrize(
     ("ends", "mark", "expected"),
     [(SHARP, 1.0, True), (BLUNT, 1.0, False), (BLUNT, 3.0, False), ([SHARP[0], BLUNT[1]], 1.0, False)],

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, replace
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from hvplib.eigen.bounds import miss_probability
-from hvplib.eigen.missed import BlockEnd, End, miss_bound, remade, resolution_of
+from hvplib.eigen.missed import BlockEnd, End, described, miss_bound, remade, resolution_of
 from hvplib.eigen.start import Start
 from hvplib.krylov.lanczos import Factorization
 
@@ -113,7 +113,7 @@ def test_of_a_block_it_is_the_bound_of_the_krylov_space_of_a_vector(beyond: floa
     gap, span = beyond - 0.9, 0.9 + 1.0  # of what is missing, and of the Ritz values
     expected = 2 * miss_probability(1000, 40, gap / (span + 2 * gap))
     assert end.probability(beyond) == expected and end.residual_norm == math.inf
-    assert remade(astuple(end)) == end
+    assert remade(described(end)) == end
 
 
 def ends(norm: float, steps: int = 5) -> list[End]:
@@ -125,7 +125,7 @@ def ends(norm: float, steps: int = 5) -> list[End]:
 
 def test_fields_make_it_again() -> None:
     (end, _) = ends(1e-3)
-    other = remade(astuple(end))
+    other = remade(described(end))
     assert isinstance(other, End) and other.probability(1.1) == end.probability(1.1)
     assert (other.value, other.residual_norm) == (end.value, end.residual_norm) == (1.0, 1e-3)
 

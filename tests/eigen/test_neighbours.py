@@ -25,6 +25,17 @@ def of(values: list[float], norms: list[float]) -> Neighbours:
     return Neighbours(torch.tensor(values, dtype=F64), torch.tensor(norms, dtype=F64))
 
 
+CASES = pytest.mark.parametrize(
+    ("steps", "dropped", "count", "seed", "sign"),
+    [
+        (steps, dropped, count, seed, sign)
+        for steps, dropped, count in [(8, 0, 1), (10, 1, 2), (12, 3, 2), (14, 2, 3), (18, 5, 4)]
+        for seed in range(4)
+        for sign in (1, -1)
+    ],
+)
+
+
 def compressed(
     steps: int, dropped: int, count: int, seed: int, sign: int = 1
 ) -> tuple[Neighbours, Tensor, Tensor]:
@@ -44,11 +55,7 @@ def compressed(
     return Neighbours(ritz.values[order], ritz.residual_norms[order]), A, N.mT @ A @ N
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(
-    ("steps", "dropped", "count"), [(8, 0, 1), (10, 1, 2), (12, 3, 2), (14, 2, 3), (18, 5, 4)]
-)
+@CASES
 def test_without_them_hardly_less_of_the_spectrum_is_left(
     steps: int, dropped: int, count: int, seed: int, sign: int
 ) -> None:
@@ -84,11 +91,7 @@ def test_where_nothing_follows_nothing_is_said() -> None:
     assert of([1.9, 1.8], [0.1, 0.1]).lowered(mark).next == -INF
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(
-    ("steps", "dropped", "count"), [(8, 0, 1), (10, 1, 2), (12, 3, 2), (14, 2, 3), (18, 5, 4)]
-)
+@CASES
 def test_reach_bounds_all_that_was_not_dropped(
     steps: int, dropped: int, count: int, seed: int, sign: int
 ) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hvplib import Diagonal, EigenResult, Lanczos, Status, eigsh
 from hvplib.eigen.search import Search
-from hvplib.krylov.lanczos import Ritz
+from hvplib.krylov.ritz import Ritz
 from tests.eigen.matrices import EASY, HARD, honest, operator, residuals, with_spectrum
 
 F32, F64 = torch.float32, torch.float64
